@@ -1,0 +1,1 @@
+//! Every kernel against a plain reference: `cargo test --test kernels`.

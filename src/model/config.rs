@@ -1,0 +1,245 @@
+//! [`ModelConfig`]: what a model is made of, and the published sizes.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// The `[model]` table of a recipe; keys are the official code's.
+///
+/// A plain Swin is a SeMask with no semantic blocks (`num_sem_blocks = [0, 0, 0, 0]`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelConfig {
+    /// The decoder: `"fpn"` (Semantic FPN).
+    pub head: Head,
+    /// Channels of the first stage; each later stage has twice the one before.
+    pub embed_dim: usize,
+    /// Transformer blocks per stage.
+    pub depths: Vec<usize>,
+    /// Attention heads per stage.
+    pub num_heads: Vec<usize>,
+    /// Side of the attention windows, in tokens.
+    pub window_size: usize,
+    /// Side of the semantic attention's windows, in tokens.
+    pub sem_window_size: usize,
+    /// Semantic blocks per stage; 0 leaves the stage a plain Swin stage.
+    pub num_sem_blocks: Vec<usize>,
+    /// Per stage: whether semantic attention works inside windows. Absent: the official rule,
+    /// [`ModelConfig::semantic_windows`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub windowed: Option<Vec<bool>>,
+    /// Classes that can be predicted.
+    pub num_classes: usize,
+    /// Width of a block's MLP, in units of its channels.
+    pub mlp_ratio: usize,
+    /// Rate of stochastic depth in the last block; it grows linearly from 0 in the first.
+    pub drop_path_rate: f32,
+    /// Whether a learned absolute position embedding is added to the patches.
+    pub ape: bool,
+    /// Side of the pictures that `ape` was trained on, in pixels.
+    pub pretrain_img_size: usize,
+    /// Channels of the head.
+    pub channels: usize,
+    /// Dropout of whole channels before the classifier.
+    pub dropout: f32,
+    /// Dropout inside semantic attention; the official code has 0.1 hard-coded.
+    pub sem_dropout: f32,
+    /// Mean of a channel (red, green, blue), in 0..255, that is subtracted from pictures.
+    pub mean: [f32; 3],
+    /// Standard deviation of a channel, in 0..255, that pictures are divided by.
+    pub std: [f32; 3],
+}
+
+/// A decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Head {
+    /// Semantic FPN (Kirillov et al. 2019, <https://arxiv.org/abs/1901.02446>).
+    Fpn,
+}
+
+impl Default for ModelConfig {
+    /// SeMask-Swin-T for ADE20K.
+    fn default() -> Self {
+        Self {
+            head: Head::Fpn,
+            embed_dim: 96,
+            depths: vec![2, 2, 6, 2],
+            num_heads: vec![3, 6, 12, 24],
+            window_size: 7,
+            sem_window_size: 7,
+            num_sem_blocks: vec![1; 4],
+            windowed: None,
+            num_classes: 150,
+            mlp_ratio: 4,
+            drop_path_rate: 0.3,
+            ape: false,
+            pretrain_img_size: 224,
+            channels: 256,
+            dropout: 0.1,
+            sem_dropout: 0.1,
+            mean: [123.675, 116.28, 103.53],
+            std: [58.395, 57.12, 57.375],
+        }
+    }
+}
+
+/// Names that `--preset` understands, with a line about each.
+pub const PRESETS: &[(&str, &str)] = &[
+    ("quickstart", "2.5 M parameters, for a first run of minutes without a GPU"),
+    ("semask-t", "SeMask-Swin-T with Semantic FPN, 35 M parameters"),
+    ("semask-s", "SeMask-Swin-S with Semantic FPN, 56 M parameters"),
+    ("semask-b", "SeMask-Swin-B with Semantic FPN, 96 M parameters"),
+    ("semask-l", "SeMask-Swin-L with Semantic FPN, 211 M parameters"),
+    ("swin-t", "plain Swin-T with Semantic FPN, the paper's baseline"),
+    ("swin-s", "plain Swin-S with Semantic FPN"),
+    ("swin-b", "plain Swin-B with Semantic FPN"),
+    ("swin-l", "plain Swin-L with Semantic FPN"),
+];
+
+impl ModelConfig {
+    /// The model of one of [`PRESETS`].
+    ///
+    /// # Errors
+    ///
+    /// When there is no such preset; the message lists those that there are.
+    pub fn preset(name: &str) -> Result<Self> {
+        let (family, size) = name.split_once('-').unwrap_or((name, ""));
+        let num_sem_blocks = match family {
+            "semask" | "quickstart" => vec![1; 4],
+            "swin" => vec![0; 4],
+            _ => return Err(Self::no_such_preset(name)),
+        };
+        let small = Self { num_sem_blocks, ..Self::default() };
+        // Sizes: configs/semask_swin/ade20k/semfpn_semask_swin_{tiny,small,base,large}_*.py
+        Ok(match (family, size) {
+            ("quickstart", "") => Self {
+                embed_dim: 32,
+                depths: vec![2; 4],
+                num_heads: vec![1, 2, 4, 8],
+                channels: 32,
+                drop_path_rate: 0.0,
+                ..small
+            },
+            (_, "t") => small,
+            (_, "s") => Self { depths: vec![2, 2, 18, 2], ..small },
+            (_, "b") => Self {
+                embed_dim: 128,
+                depths: vec![2, 2, 18, 2],
+                num_heads: vec![4, 8, 16, 32],
+                window_size: 12,
+                sem_window_size: 12,
+                ..small
+            },
+            (_, "l") => Self {
+                embed_dim: 192,
+                depths: vec![2, 2, 18, 2],
+                num_heads: vec![6, 12, 24, 48],
+                window_size: 12,
+                sem_window_size: 12,
+                ..small
+            },
+            _ => return Err(Self::no_such_preset(name)),
+        })
+    }
+
+    fn no_such_preset(name: &str) -> Error {
+        let names: Vec<_> = PRESETS.iter().map(|(name, _)| *name).collect();
+        Error::invalid(format!("preset {name:?}"), format!("there are {}", names.join(", ")))
+    }
+
+    /// Channels of stage `i`.
+    pub fn stage_channels(&self, i: usize) -> usize {
+        self.embed_dim << i
+    }
+
+    /// Per stage: whether semantic attention works inside windows (`true`) or over the whole map.
+    ///
+    /// The official rule, by which a checkpoint gives its published results: with `embed_dim` 96 or
+    /// 192 and more than 19 classes the two coarse stages look at the whole map.
+    pub fn semantic_windows(&self) -> Vec<bool> {
+        let coarse = !(matches!(self.embed_dim, 96 | 192) && self.num_classes > 19);
+        self.windowed.clone().unwrap_or_else(|| vec![true, true, coarse, coarse])
+    }
+
+    /// Refuses what cannot be built.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] that names the key.
+    pub fn validate(&self) -> Result<()> {
+        let wrong = |key: &str, reason: String| Err(Error::invalid(format!("model.{key}"), reason));
+        let four = [
+            ("depths", self.depths.len()),
+            ("num_heads", self.num_heads.len()),
+            ("num_sem_blocks", self.num_sem_blocks.len()),
+            ("windowed", self.windowed.as_ref().map_or(4, Vec::len)),
+        ];
+        for (key, len) in four {
+            if len != 4 {
+                return wrong(key, format!("has {len} entries but there are 4 stages"));
+            }
+        }
+        if !(2..=255).contains(&self.num_classes) {
+            return wrong("num_classes", format!("{} is not in 2..=255", self.num_classes));
+        }
+        if self.embed_dim == 0 || self.embed_dim > 4096 {
+            return wrong("embed_dim", format!("{} is not in 1..=4096", self.embed_dim));
+        }
+        for (i, (&heads, &depth)) in self.num_heads.iter().zip(&self.depths).enumerate() {
+            let channels = self.stage_channels(i);
+            if heads == 0 || channels % heads != 0 {
+                return wrong(
+                    "num_heads",
+                    format!("stage {i} has {channels} channels, not a multiple of {heads} heads"),
+                );
+            }
+            if channels / heads > 64 {
+                return wrong(
+                    "num_heads",
+                    format!(
+                        "stage {i} has heads of {} channels, at most 64 work",
+                        channels / heads
+                    ),
+                );
+            }
+            if depth == 0 || depth > 256 {
+                return wrong("depths", format!("stage {i} has {depth} blocks, not 1..=256"));
+            }
+        }
+        for (key, size) in
+            [("window_size", self.window_size), ("sem_window_size", self.sem_window_size)]
+        {
+            if !(2..=32).contains(&size) {
+                return wrong(key, format!("{size} is not in 2..=32"));
+            }
+        }
+        let counts = [
+            ("channels", self.channels, 4096),
+            ("mlp_ratio", self.mlp_ratio, 16),
+            ("pretrain_img_size", self.pretrain_img_size, 4096),
+        ];
+        for (key, value, most) in counts {
+            if value == 0 || value > most {
+                return wrong(key, format!("{value} is not in 1..={most}"));
+            }
+        }
+        let rates = [
+            ("drop_path_rate", self.drop_path_rate),
+            ("dropout", self.dropout),
+            ("sem_dropout", self.sem_dropout),
+        ];
+        for (key, rate) in rates {
+            if !(0.0..1.0).contains(&rate) {
+                return wrong(key, format!("{rate} is not in 0..1"));
+            }
+        }
+        if self.std.iter().any(|s| !(s.is_finite() && *s > 0.0))
+            || self.mean.iter().any(|m| !m.is_finite())
+        {
+            return wrong("std", "mean must be finite and std above 0".into());
+        }
+        Ok(())
+    }
+}

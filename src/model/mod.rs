@@ -1,0 +1,5 @@
+//! Networks: configuration and presets.
+
+mod config;
+
+pub use config::{Head, ModelConfig, PRESETS};
