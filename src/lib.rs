@@ -1,8 +1,11 @@
 //! SeMask semantic segmentation, training and inference, on hand-written WGSL kernels.
 
 pub mod error;
+pub mod gpu;
 pub mod model;
+pub mod ops;
 pub mod random;
+pub mod tape;
 pub mod tensor;
 
 #[cfg(feature = "cli")]
@@ -13,5 +16,7 @@ pub mod picture;
 pub mod train;
 
 pub use error::{Error, Result};
-pub use tensor::Shape;
+pub use gpu::Gpu;
+pub use tape::Tape;
+pub use tensor::{Shape, Tensor};
 pub use wgpu;

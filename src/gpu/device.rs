@@ -1,0 +1,385 @@
+//! [`Gpu`]: a wgpu device and queue, plus the pipelines compiled for them.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use super::kernel::Access;
+use super::recorder::Dispatch;
+use crate::{Error, Result};
+
+/// A handle to one GPU. Cheap to clone; clones share the device and the compiled kernels.
+#[derive(Clone, Debug)]
+pub struct Gpu {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    profile: Profile,
+    name: String,
+    checked: bool,
+    pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
+    lost: Arc<OnceLock<String>>,
+    failed: Arc<Mutex<Option<String>>>,
+    /// Measured milliseconds per estimated millisecond, as bits of an `f32`.
+    slowness: AtomicU32,
+}
+
+/// File, entry point, variant, constants.
+type PipelineKey = (&'static str, &'static str, bool, Vec<(&'static str, u64)>);
+
+/// What kernels and plans need to know of a device; [`Gpu::profile`] tells a real one's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Profile {
+    /// Whether "GPU" is a driver that runs on the CPU (lavapipe, SwiftShader, WARP): it wants
+    /// register tiles without barriers where a GPU wants workgroup tiles.
+    pub cpu: bool,
+    /// Lanes of a subgroup, where subgroup operations exist and the number is always the same.
+    pub subgroup_size: Option<u32>,
+    /// Largest binding in bytes.
+    pub max_binding: u64,
+    /// Largest buffer in bytes.
+    pub max_buffer: u64,
+    /// Alignment of `Params` in a uniform buffer.
+    pub uniform_alignment: u32,
+}
+
+impl Default for Profile {
+    /// A device with WebGPU's default limits.
+    fn default() -> Self {
+        let limits = wgpu::Limits::default();
+        Self {
+            cpu: false,
+            subgroup_size: None,
+            max_binding: limits.max_storage_buffer_binding_size,
+            max_buffer: limits.max_buffer_size,
+            uniform_alignment: limits.min_uniform_buffer_offset_alignment,
+        }
+    }
+}
+
+/// How to open a device.
+#[derive(Clone, Debug, Default)]
+pub struct GpuOptions {
+    /// Which adapter: its index in [`adapters`], or a part of its name. Absent: the best.
+    pub adapter: Option<String>,
+    /// Whether shaders check every index. Slower; the tests run with it.
+    pub checked: bool,
+    /// Never uses subgroup operations.
+    pub no_subgroups: bool,
+    /// Uses the kernels for CPU drivers (`true`) or for GPUs (`false`) whatever the device is.
+    pub cpu_kernels: Option<bool>,
+}
+
+/// What [`adapters`] tells of one adapter.
+#[derive(Clone, Debug)]
+pub struct AdapterReport {
+    /// Name, driver, backend, kind.
+    pub info: wgpu::AdapterInfo,
+    /// Its limits.
+    pub limits: wgpu::Limits,
+    /// Its features.
+    pub features: wgpu::Features,
+    /// Whether [`Gpu::open`] takes it by default.
+    pub chosen: bool,
+}
+
+fn instance() -> wgpu::Instance {
+    wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env())
+}
+
+/// Best first: discrete, integrated, virtual, other, CPU.
+fn rank(info: &wgpu::AdapterInfo) -> u32 {
+    match info.device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    }
+}
+
+async fn sorted_adapters() -> Vec<wgpu::Adapter> {
+    let mut adapters = instance().enumerate_adapters(wgpu::Backends::PRIMARY).await;
+    adapters.sort_by_key(|a| rank(&a.get_info()));
+    adapters
+}
+
+/// The machine's adapters, best first.
+pub fn adapters() -> Vec<AdapterReport> {
+    let adapters = pollster::block_on(sorted_adapters());
+    let report = |(i, adapter): (usize, wgpu::Adapter)| AdapterReport {
+        info: adapter.get_info(),
+        limits: adapter.limits(),
+        features: adapter.features(),
+        chosen: i == 0,
+    };
+    adapters.into_iter().enumerate().map(report).collect()
+}
+
+impl Gpu {
+    /// Opens an adapter.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoGpu`] when there is no such adapter or it refuses the device.
+    pub fn open(options: &GpuOptions) -> Result<Self> {
+        pollster::block_on(Self::open_async(options))
+    }
+
+    /// [`open`](Self::open) for applications that must not block.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub async fn open_async(options: &GpuOptions) -> Result<Self> {
+        let adapters = sorted_adapters().await;
+        let names: Vec<_> = adapters.iter().map(|a| a.get_info().name).collect();
+        let fits = |i: usize, wanted: &str| {
+            wanted.parse() == Ok(i) || names[i].to_lowercase().contains(&wanted.to_lowercase())
+        };
+        let wanted = options.adapter.as_deref();
+        let found = (0..names.len()).find(|&i| wanted.is_none_or(|wanted| fits(i, wanted)));
+        let adapter = found.map(|i| &adapters[i]).ok_or_else(|| {
+            Error::NoGpu(match wanted {
+                Some(wanted) if !names.is_empty() => {
+                    format!("no adapter is called {wanted:?}; there are {}", names.join(", "))
+                }
+                _ => "no driver for Vulkan, Metal or DX12 was found; on Linux without a GPU \
+                      install a software driver (Debian, Ubuntu: mesa-vulkan-drivers)"
+                    .into(),
+            })
+        })?;
+        // What we can make use of, no more: asking for all that an adapter has turns on features
+        // that cost time.
+        let useful = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("semask-gpu"),
+                required_features: adapter.features() & useful,
+                required_limits: adapter.limits(),
+                ..Default::default()
+            })
+            .await
+            .map_err(|e| Error::NoGpu(format!("{}: {e}", adapter.get_info().name)))?;
+        Ok(Self::wrap(device, queue, &adapter.get_info(), options))
+    }
+
+    /// Wraps a device that an application already owns, so that both can share buffers and
+    /// textures. `info` is what the application's adapter says of itself.
+    pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue, info: &wgpu::AdapterInfo) -> Self {
+        Self::wrap(device, queue, info, &GpuOptions::default())
+    }
+
+    fn wrap(
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        info: &wgpu::AdapterInfo,
+        options: &GpuOptions,
+    ) -> Self {
+        let limits = device.limits();
+        let fixed = info.subgroup_min_size == info.subgroup_max_size;
+        let subgroups = device.features().contains(wgpu::Features::SUBGROUP) && fixed;
+        let profile = Profile {
+            cpu: options.cpu_kernels.unwrap_or(info.device_type == wgpu::DeviceType::Cpu),
+            subgroup_size: (subgroups && !options.no_subgroups).then_some(info.subgroup_min_size),
+            max_binding: limits.max_storage_buffer_binding_size,
+            max_buffer: limits.max_buffer_size,
+            uniform_alignment: limits.min_uniform_buffer_offset_alignment.max(16),
+        };
+        let lost = Arc::new(OnceLock::new());
+        let callback = lost.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            let _ = callback.set(format!("{reason:?}: {message}"));
+        });
+        let failed = Arc::new(Mutex::new(None));
+        let callback = failed.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            callback.lock().expect("no panic while held").get_or_insert(error.to_string());
+        }));
+        let inner = Inner {
+            device,
+            queue,
+            profile,
+            name: info.name.clone(),
+            checked: options.checked,
+            pipelines: Mutex::default(),
+            lost,
+            failed,
+            slowness: AtomicU32::new(1f32.to_bits()),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The wgpu device.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.inner.device
+    }
+
+    /// The wgpu queue.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.inner.queue
+    }
+
+    /// The adapter's name.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// What kernels and plans need to know of the device.
+    pub fn profile(&self) -> &Profile {
+        &self.inner.profile
+    }
+
+    /// Waits for all work submitted so far.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Device`] when the device was lost or some earlier work was refused.
+    pub fn wait(&self, doing: &'static str) -> Result<()> {
+        let polled = self.device().poll(wgpu::PollType::wait_indefinitely());
+        let failed = |reason: String| Err(Error::Device { doing, reason });
+        // After a loss calls succeed silently, so our own flags decide.
+        if let Some(reason) = self.inner.lost.get() {
+            return failed(format!("the device was lost ({reason})"));
+        }
+        if let Some(reason) = self.inner.failed.lock().expect("no panic while held").take() {
+            return failed(reason);
+        }
+        polled.map(|_| ()).or_else(|e| failed(e.to_string()))
+    }
+
+    /// A buffer of `size` bytes for storage bindings and copies.
+    pub(crate) fn allocate(&self, label: &str, size: u64) -> Result<wgpu::Buffer> {
+        if size > self.profile().max_buffer {
+            return Err(Error::Limit {
+                what: format!("buffer `{label}`"),
+                needed: megabytes(size),
+                allowed: megabytes(self.profile().max_buffer),
+            });
+        }
+        let scope = self.device().push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let buffer = self.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size,
+            usage: wgpu::BufferUsages::STORAGE
+                | wgpu::BufferUsages::COPY_SRC
+                | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        match pollster::block_on(scope.pop()) {
+            None => Ok(buffer),
+            Some(_) => Err(Error::Device {
+                doing: "allocating memory",
+                reason: format!("no room for `{label}`, {}", megabytes(size)),
+            }),
+        }
+    }
+
+    /// Bytes `offset..offset + size` of `buffer`, after all work submitted so far.
+    pub(crate) fn download(
+        &self,
+        buffer: &wgpu::Buffer,
+        offset: u64,
+        size: u64,
+    ) -> Result<Vec<u8>> {
+        const DOING: &str = "reading a tensor back";
+        let failed = |reason: String| Error::Device { doing: DOING, reason };
+        let staging = self.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some("readback"),
+            size,
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let mut encoder = self.device().create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, size);
+        self.queue().submit([encoder.finish()]);
+        let (sender, receiver) = std::sync::mpsc::channel();
+        staging.map_async(wgpu::MapMode::Read, .., move |mapped| {
+            // The receiver is gone only when the wait below failed.
+            let _ = sender.send(mapped);
+        });
+        self.wait(DOING)?;
+        let mapped = receiver.try_recv().map_err(|e| failed(e.to_string()))?;
+        mapped.map_err(|e| failed(e.to_string()))?;
+        let bytes = staging.get_mapped_range(..).map_err(|e| failed(e.to_string()))?;
+        Ok(bytes[..].to_vec())
+    }
+
+    /// How much slower the device is than estimates say; see [`super::Plan`].
+    pub(super) fn slowness(&self) -> f32 {
+        f32::from_bits(self.inner.slowness.load(Ordering::Relaxed))
+    }
+
+    /// Takes note that work estimated to take `estimated_ms` took `measured_ms`.
+    pub(super) fn measured(&self, estimated_ms: f32, measured_ms: f32) {
+        // Only for long work: submitting costs time too.
+        if estimated_ms > 0.0 && measured_ms > 20.0 {
+            let mixed = 0.5 * self.slowness() + 0.5 * measured_ms / estimated_ms;
+            self.inner.slowness.store(mixed.clamp(0.01, 1e4).to_bits(), Ordering::Relaxed);
+        }
+    }
+
+    /// The compiled pipeline of a dispatch; compiled on first use.
+    pub(super) fn pipeline(&self, dispatch: &Dispatch) -> Arc<Pipeline> {
+        let Dispatch { kernel, constants, subgroup, .. } = dispatch;
+        let bits = constants.iter().map(|(name, value)| (*name, value.to_bits())).collect();
+        let key = (kernel.file, kernel.entry, *subgroup, bits);
+        let mut pipelines = self.inner.pipelines.lock().expect("no panic while compiling");
+        pipelines.entry(key).or_insert_with(|| Arc::new(self.compile(dispatch))).clone()
+    }
+
+    fn compile(&self, dispatch: &Dispatch) -> Pipeline {
+        let kernel = dispatch.kernel;
+        let label = kernel.label();
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(&label),
+            source: wgpu::ShaderSource::Wgsl(kernel.wgsl(dispatch.subgroup).into()),
+        };
+        let module = if self.inner.checked {
+            self.device().create_shader_module(descriptor)
+        } else {
+            let checks = wgpu::ShaderRuntimeChecks::unchecked();
+            // SAFETY: kernels guard every index by their `Params`, which ops derive from the
+            // shapes of the bound tensors, and every loop ends at such a bound. The kernel tests
+            // run the same kernels with checks on and off and expect the same results.
+            #[allow(unsafe_code, reason = "bounds checks cost up to half of a kernel's time")]
+            unsafe {
+                self.device().create_shader_module_trusted(descriptor, checks)
+            }
+        };
+        let pipeline = self.device().create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(&label),
+            // The layout is read off the shader, so bindings are declared once, in WGSL.
+            layout: None,
+            module: &module,
+            entry_point: Some(kernel.entry),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &dispatch.constants,
+                // Every kernel writes its workgroup memory before it reads it.
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        });
+        let layout = pipeline.get_bind_group_layout(0);
+        Pipeline { label, pipeline, layout, bindings: kernel.binding_numbers() }
+    }
+}
+
+/// A compiled kernel and how to bind it.
+#[derive(Debug)]
+pub(super) struct Pipeline {
+    pub(super) label: String,
+    pub(super) pipeline: wgpu::ComputePipeline,
+    pub(super) layout: wgpu::BindGroupLayout,
+    /// Of `params`, then of the tensors in the order of `Kernel::bindings`.
+    pub(super) bindings: Vec<(u32, Access)>,
+}
+
+/// `size` in MiB, for messages.
+pub(super) fn megabytes(size: u64) -> String {
+    format!("{:.1} MiB", size as f64 / f64::from(1 << 20))
+}

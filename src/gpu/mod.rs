@@ -1,0 +1,18 @@
+//! Device, kernels, recordings and plans: everything that talks to wgpu.
+//!
+//! Reading order: [`Kernel`] (one WGSL entry point), [`Recorder`] (dispatches over virtual
+//! tensors), [`Plan`] (a recording bound to memory on one device), [`Gpu`] (that device).
+
+mod device;
+mod kernel;
+mod memory;
+mod plan;
+mod recorder;
+
+pub use device::{AdapterReport, Gpu, GpuOptions, Profile, adapters};
+pub use kernel::{Access, Field, Kernel, Params, Source};
+pub use memory::{Lifetime, Memory, assign_slots};
+pub use plan::{Description, KernelTime, Plan};
+pub use recorder::{Dispatch, Grid, Recorder};
+
+pub(crate) use kernel::{params, source};

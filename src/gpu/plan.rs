@@ -1,0 +1,384 @@
+//! [`Plan`]: a recording bound to memory on one device, replayable.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::device::{Pipeline, megabytes};
+use super::kernel::Access;
+use super::memory::{ALIGNMENT, Lifetime, Memory, assign_slots};
+use super::recorder::{Dispatch, Grid, Recorder};
+use super::{Gpu, Profile};
+use crate::tensor::{Place, TensorId};
+use crate::{Error, Result, Tensor};
+
+/// Longest that one submission is meant to run. Windows resets a device after 2 s.
+const SUBMISSION_MS: f32 = 500.0;
+
+/// A recording with its memory, pipelines and bind groups: a training step, a forward pass.
+///
+/// Replaying costs no planning and no allocation. The work goes to the device in submissions of
+/// bounded length; the estimate of that length is corrected by what replays really take.
+#[derive(Debug)]
+pub struct Plan {
+    gpu: Gpu,
+    steps: Vec<Step>,
+    description: Description,
+}
+
+#[derive(Debug)]
+struct Step {
+    pipeline: Arc<Pipeline>,
+    bind_group: wgpu::BindGroup,
+    grid: Grid,
+    estimated_ms: f32,
+}
+
+/// What a plan takes, known before anything is allocated.
+#[derive(Clone, Debug, Default)]
+pub struct Description {
+    /// Per kernel, by name: how often it runs, its arithmetic and the bytes that it binds.
+    pub kernels: BTreeMap<String, KernelUse>,
+    /// Memory that outlives a step, by label, in bytes.
+    pub pinned: Vec<(String, u64)>,
+    /// Sizes of the buffers that the tensors of a step share, in bytes.
+    pub slots: Vec<u64>,
+    /// What those tensors would take without sharing, in bytes.
+    pub unshared: u64,
+    /// Most that is alive at one time: no sharing can do with less, in bytes.
+    pub lower_bound: u64,
+}
+
+/// See [`Description::kernels`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KernelUse {
+    /// Dispatches.
+    pub count: u64,
+    /// Multiplications and additions.
+    pub flops: u64,
+    /// Bytes of all bound tensors.
+    pub bytes: u64,
+}
+
+/// Time of one dispatch, from [`Plan::profile`].
+#[derive(Clone, Debug)]
+pub struct KernelTime {
+    /// `file.entry`
+    pub kernel: String,
+    /// Milliseconds.
+    pub ms: f64,
+    /// Multiplications and additions.
+    pub flops: u64,
+    /// Bytes of all bound tensors.
+    pub bytes: u64,
+}
+
+impl Description {
+    /// Bytes that planned tensors take together.
+    pub fn planned_bytes(&self) -> u64 {
+        self.slots.iter().sum()
+    }
+
+    /// Bytes that outlive a step.
+    pub fn pinned_bytes(&self) -> u64 {
+        self.pinned.iter().map(|(_, size)| size).sum()
+    }
+
+    /// Dispatches.
+    pub fn dispatches(&self) -> u64 {
+        self.kernels.values().map(|k| k.count).sum()
+    }
+
+    /// Multiplications and additions.
+    pub fn flops(&self) -> u64 {
+        self.kernels.values().map(|k| k.flops).sum()
+    }
+}
+
+/// Where the tensors of a recording are.
+struct Layout {
+    slot_of: HashMap<TensorId, usize>,
+    description: Description,
+}
+
+impl Layout {
+    fn new(recorder: &Recorder) -> Self {
+        let mut lifetimes: Vec<Lifetime> = Vec::new();
+        let mut index: HashMap<TensorId, usize> = HashMap::new();
+        let mut pinned: Vec<Memory> = Vec::new();
+        let mut description = Description::default();
+        for (at, dispatch) in recorder.dispatches.iter().enumerate() {
+            let label = dispatch.kernel.label();
+            let accesses = dispatch.kernel.binding_numbers();
+            for (tensor, (_, access)) in dispatch.tensors.iter().zip(&accesses[1..]) {
+                if let Some((memory, _)) = resolve(recorder, tensor) {
+                    if !pinned.iter().any(|m| m.is(&memory)) {
+                        pinned.push(memory);
+                    }
+                    continue;
+                }
+                let size = slot_size(tensor);
+                let i = *index.entry(tensor.id()).or_insert_with(|| {
+                    // A step's memory starts out with what the last replay left in it.
+                    assert!(*access == Access::Write, "{label} reads a tensor that nothing wrote");
+                    lifetimes.push(Lifetime { first: at, last: at, size });
+                    lifetimes.len() - 1
+                });
+                lifetimes[i].last = at;
+            }
+            let usage = description.kernels.entry(label).or_default();
+            usage.count += 1;
+            usage.flops += dispatch.flops;
+            usage.bytes += dispatch.bytes();
+        }
+        let (slots, sizes) = assign_slots(&lifetimes);
+        let alive = |at: usize| -> u64 {
+            let there = lifetimes.iter().filter(|l| l.first <= at && at <= l.last);
+            there.map(|l| l.size).sum()
+        };
+        description.lower_bound = (0..recorder.len()).map(alive).max().unwrap_or(0);
+        description.unshared = lifetimes.iter().map(|l| l.size).sum();
+        description.slots = sizes;
+        description.pinned = pinned.iter().map(|m| (m.label().to_owned(), m.size())).collect();
+        let slot_of = index.into_iter().map(|(id, i)| (id, slots[i])).collect();
+        Self { slot_of, description }
+    }
+}
+
+/// The memory and offset of a tensor that has a place of its own.
+fn resolve(recorder: &Recorder, tensor: &Tensor) -> Option<(Memory, u64)> {
+    let at = recorder.aliases.get(&tensor.id()).unwrap_or(tensor);
+    match at.place() {
+        Place::Pinned { memory, offset } => Some((memory.clone(), *offset)),
+        Place::Planned => None,
+    }
+}
+
+/// Bytes that a tensor takes; vectors of four may be bound, so a multiple of 16.
+fn slot_size(tensor: &Tensor) -> u64 {
+    (4 * tensor.shape().len() as u64).max(16).next_multiple_of(16)
+}
+
+/// A guess of how long a dispatch runs, for cutting submissions.
+fn estimate_ms(profile: &Profile, dispatch: &Dispatch) -> f32 {
+    // Low for the kind: twenty cores of a laptop GPU, two of a CPU.
+    let (flops_per_ms, bytes_per_ms) = if profile.cpu { (2e7, 4e6) } else { (5e8, 2e7) };
+    (dispatch.flops as f32 / flops_per_ms).max(dispatch.bytes() as f32 / bytes_per_ms)
+}
+
+impl Plan {
+    /// What a plan of `recorder` takes; allocates nothing.
+    ///
+    /// # Panics
+    ///
+    /// If some kernel reads a tensor that nothing wrote.
+    pub fn describe(recorder: &Recorder) -> Description {
+        Layout::new(recorder).description
+    }
+
+    /// Allocates memory, compiles kernels and binds them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Limit`] when some tensor is larger than the device can bind, [`Error::Device`] when
+    /// its memory does not suffice.
+    ///
+    /// # Panics
+    ///
+    /// As [`describe`](Self::describe); and if one dispatch reads and writes one buffer.
+    pub fn new(gpu: &Gpu, recorder: &Recorder) -> Result<Self> {
+        let Layout { slot_of, description } = Layout::new(recorder);
+        check_bindings(gpu, recorder)?;
+        let slots = description.slots.iter().enumerate();
+        let slots = slots
+            .map(|(i, size)| gpu.allocate(&format!("slot {i}"), size.next_multiple_of(ALIGNMENT)))
+            .collect::<Result<Vec<_>>>()?;
+
+        let (uniforms, offsets) = upload_params(gpu, recorder)?;
+        let mut steps = Vec::with_capacity(recorder.len());
+        for (dispatch, params_offset) in recorder.dispatches.iter().zip(offsets) {
+            let pipeline = gpu.pipeline(dispatch);
+            let params = wgpu::BufferBinding {
+                buffer: &uniforms,
+                offset: params_offset,
+                size: wgpu::BufferSize::new(dispatch.params.len() as u64),
+            };
+            let places = dispatch.tensors.iter().map(|t| match resolve(recorder, t) {
+                Some(place) => (Some(place), 0),
+                None => (None, slot_of[&t.id()]),
+            });
+            let places: Vec<_> = places.collect();
+            let mut entries = vec![wgpu::BindGroupEntry {
+                binding: pipeline.bindings[0].0,
+                resource: wgpu::BindingResource::Buffer(params),
+            }];
+            for ((tensor, place), (binding, _)) in
+                dispatch.tensors.iter().zip(&places).zip(&pipeline.bindings[1..])
+            {
+                let (buffer, offset) = match place {
+                    (Some((memory, offset)), _) => (memory.buffer(gpu)?, *offset),
+                    (None, slot) => (&slots[*slot], 0),
+                };
+                let size = wgpu::BufferSize::new(slot_size(tensor));
+                let resource = wgpu::BufferBinding { buffer, offset, size };
+                entries.push(wgpu::BindGroupEntry {
+                    binding: *binding,
+                    resource: wgpu::BindingResource::Buffer(resource),
+                });
+            }
+            let bind_group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some(&pipeline.label),
+                layout: &pipeline.layout,
+                entries: &entries,
+            });
+            let estimated_ms = estimate_ms(gpu.profile(), dispatch);
+            steps.push(Step { pipeline, bind_group, grid: dispatch.grid, estimated_ms });
+        }
+        gpu.wait("planning")?;
+        Ok(Self { gpu: gpu.clone(), steps, description })
+    }
+
+    /// What the plan takes.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// Sends the work to the device and returns at once.
+    pub fn replay(&self) {
+        for part in self.submissions() {
+            let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+            encode(part, &mut encoder);
+            self.gpu.queue().submit([encoder.finish()]);
+        }
+    }
+
+    /// Sends the work to the device and waits for it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Device`] when the device was lost.
+    pub fn run(&self) -> Result<()> {
+        let start = Instant::now();
+        self.replay();
+        self.gpu.wait("running a plan")?;
+        let estimated = self.steps.iter().map(|s| s.estimated_ms).sum();
+        self.gpu.measured(estimated, start.elapsed().as_secs_f32() * 1e3);
+        Ok(())
+    }
+
+    /// Appends the work to an application's own commands; the application submits.
+    pub fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
+        encode(&self.steps, encoder);
+    }
+
+    /// The steps in parts that are short enough for one submission each.
+    fn submissions(&self) -> impl Iterator<Item = &[Step]> {
+        let slowness = self.gpu.slowness();
+        let mut rest = &self.steps[..];
+        std::iter::from_fn(move || {
+            let mut total = 0.0;
+            let fits = |s: &&Step| {
+                total += s.estimated_ms * slowness;
+                total <= SUBMISSION_MS
+            };
+            // At least one step, or a long one would never run.
+            let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
+            let (part, later) = rest.split_at(count);
+            rest = later;
+            (!part.is_empty()).then_some(part)
+        })
+    }
+
+    /// Runs every dispatch by itself and measures it: with timestamps of the device where it has
+    /// them, else from submission to completion.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Device`] when the device was lost.
+    pub fn profile(&self, recorder: &Recorder) -> Result<Vec<KernelTime>> {
+        let mut times = Vec::with_capacity(self.steps.len());
+        for (step, dispatch) in self.steps.iter().zip(&recorder.dispatches) {
+            let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+            encode(std::slice::from_ref(step), &mut encoder);
+            let commands = encoder.finish();
+            let start = Instant::now();
+            self.gpu.queue().submit([commands]);
+            self.gpu.wait("profiling")?;
+            times.push(KernelTime {
+                kernel: dispatch.kernel.label(),
+                ms: start.elapsed().as_secs_f64() * 1e3,
+                flops: dispatch.flops,
+                bytes: dispatch.bytes(),
+            });
+        }
+        Ok(times)
+    }
+}
+
+fn encode(steps: &[Step], encoder: &mut wgpu::CommandEncoder) {
+    let mut pass = encoder.begin_compute_pass(&Default::default());
+    for step in steps {
+        pass.set_pipeline(&step.pipeline.pipeline);
+        pass.set_bind_group(0, &step.bind_group, &[]);
+        let Grid([x, y, z]) = step.grid;
+        pass.dispatch_workgroups(x, y, z);
+    }
+}
+
+/// All `Params` in one buffer, and the offset of each.
+fn upload_params(gpu: &Gpu, recorder: &Recorder) -> Result<(wgpu::Buffer, Vec<u64>)> {
+    let alignment = gpu.profile().uniform_alignment as usize;
+    let mut bytes: Vec<u8> = Vec::new();
+    let mut offsets = Vec::with_capacity(recorder.len());
+    for dispatch in &recorder.dispatches {
+        bytes.resize(bytes.len().next_multiple_of(alignment), 0);
+        offsets.push(bytes.len() as u64);
+        bytes.extend_from_slice(&dispatch.params);
+    }
+    bytes.resize(bytes.len().next_multiple_of(16).max(16), 0);
+    let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        label: Some("params"),
+        size: bytes.len() as u64,
+        usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: false,
+    });
+    gpu.queue().write_buffer(&buffer, 0, &bytes);
+    Ok((buffer, offsets))
+}
+
+/// Refuses what wgpu would refuse, in words that name the kernel.
+fn check_bindings(gpu: &Gpu, recorder: &Recorder) -> Result<()> {
+    for dispatch in &recorder.dispatches {
+        let accesses = dispatch.kernel.binding_numbers();
+        let bound: Vec<_> = dispatch.tensors.iter().zip(&accesses[1..]).collect();
+        for (i, (tensor, (_, access))) in bound.iter().enumerate() {
+            let size = slot_size(tensor);
+            if size > gpu.profile().max_binding {
+                return Err(Error::Limit {
+                    what: format!(
+                        "`{}` of {}, {:?},",
+                        dispatch.kernel.bindings[i],
+                        dispatch.kernel.label(),
+                        tensor.shape()
+                    ),
+                    needed: megabytes(size),
+                    allowed: megabytes(gpu.profile().max_binding),
+                });
+            }
+            for (other, (_, other_access)) in &bound[..i] {
+                let same = match (resolve(recorder, tensor), resolve(recorder, other)) {
+                    (Some((a, _)), Some((b, _))) => a.is(&b),
+                    (None, None) => tensor.id() == other.id(),
+                    _ => false,
+                };
+                assert!(
+                    !same || access == other_access,
+                    "{} reads and writes one buffer as {}",
+                    dispatch.kernel.label(),
+                    dispatch.kernel.bindings[i]
+                );
+            }
+        }
+    }
+    Ok(())
+}

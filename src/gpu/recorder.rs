@@ -1,0 +1,169 @@
+//! [`Recorder`]: the list of dispatches that ops append to.
+
+use std::collections::HashMap;
+
+use super::{Kernel, Memory, Params, Profile};
+use crate::tensor::{Place, TensorId};
+use crate::{Shape, Tensor};
+
+/// WebGPU's limit on workgroups per dimension.
+const MAX_GROUPS: usize = 65_535;
+
+/// How many workgroups a dispatch launches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid(pub [u32; 3]);
+
+impl Grid {
+    /// `rows` workgroups in a line, which continues in `y` beyond 65 535. A kernel finds its own
+    /// as `group.x + group.y * groups.x`, and returns where that is beyond the last.
+    pub fn rows(rows: usize) -> Self {
+        Self::rows_of(rows, 1)
+    }
+
+    /// [`rows`](Self::rows), `batch` times in `z`.
+    ///
+    /// # Panics
+    ///
+    /// If that is more than a device can launch.
+    pub fn rows_of(rows: usize, batch: usize) -> Self {
+        let x = rows.clamp(1, MAX_GROUPS);
+        let y = rows.div_ceil(x).max(1);
+        assert!(y <= MAX_GROUPS && batch <= MAX_GROUPS, "{rows} × {batch} workgroups");
+        Self([x as u32, y as u32, batch.max(1) as u32])
+    }
+
+    /// One invocation per element, 64 to a workgroup.
+    pub fn elements(len: usize) -> Self {
+        Self::rows(len.div_ceil(64))
+    }
+}
+
+/// One dispatch over virtual tensors.
+#[derive(Clone, Debug)]
+pub struct Dispatch {
+    pub(super) kernel: &'static Kernel,
+    pub(super) constants: Vec<(&'static str, f64)>,
+    pub(super) subgroup: bool,
+    pub(super) params: Vec<u8>,
+    pub(super) tensors: Vec<Tensor>,
+    pub(super) grid: Grid,
+    pub(super) flops: u64,
+}
+
+impl Dispatch {
+    /// Sets an `override` constant of the shader.
+    pub fn constant(&mut self, name: &'static str, value: impl Into<f64>) -> &mut Self {
+        self.constants.push((name, value.into()));
+        self
+    }
+
+    /// Chooses the variant made of subgroup operations.
+    pub fn subgroup(&mut self, yes: bool) -> &mut Self {
+        self.subgroup = yes && self.kernel.has_subgroup_variant();
+        self
+    }
+
+    /// States the arithmetic, for estimates: a multiply-add is 2.
+    pub fn flops(&mut self, flops: usize) -> &mut Self {
+        self.flops = flops as u64;
+        self
+    }
+
+    /// Bytes of all bound tensors: what a kernel moves that touches each element once.
+    pub(super) fn bytes(&self) -> u64 {
+        self.tensors.iter().map(|t| 4 * t.shape().len() as u64).sum()
+    }
+}
+
+/// An ordered list of dispatches over virtual tensors. Makes no use of the GPU.
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    profile: Profile,
+    pub(super) dispatches: Vec<Dispatch>,
+    /// Planned tensors whose elements shall be at a pinned place.
+    pub(super) aliases: HashMap<TensorId, Tensor>,
+}
+
+impl Recorder {
+    /// An empty recording for devices like `profile`.
+    pub fn new(profile: &Profile) -> Self {
+        Self { profile: profile.clone(), dispatches: Vec::new(), aliases: HashMap::new() }
+    }
+
+    /// The kind of device that the recording is for.
+    pub fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// A tensor for a kernel to write to.
+    pub fn empty(&self, shape: impl Into<Shape>) -> Tensor {
+        Tensor::planned(shape.into())
+    }
+
+    /// Appends one dispatch. `tensors` are in the order of [`Kernel::bindings`].
+    ///
+    /// # Panics
+    ///
+    /// If the number of tensors is not that of the bindings.
+    #[track_caller]
+    pub fn run<P: Params>(
+        &mut self,
+        kernel: &'static Kernel,
+        params: P,
+        tensors: &[&Tensor],
+        grid: Grid,
+    ) -> &mut Dispatch {
+        assert_eq!(tensors.len(), kernel.bindings.len(), "{}: bindings", kernel.label());
+        self.dispatches.push(Dispatch {
+            kernel,
+            constants: Vec::new(),
+            subgroup: false,
+            params: bytemuck::bytes_of(&params).to_vec(),
+            tensors: tensors.iter().copied().cloned().collect(),
+            grid,
+            flops: 0,
+        });
+        self.dispatches.last_mut().expect("pushed above")
+    }
+
+    /// Makes `tensor`'s elements readable after a replay, and returns the tensor to read.
+    pub fn keep(&mut self, tensor: &Tensor, label: &str) -> Tensor {
+        if let Place::Pinned { .. } = tensor.place() {
+            return tensor.clone();
+        }
+        if let Some(kept) = self.aliases.get(&tensor.id()) {
+            return kept.reshape(tensor.shape().clone());
+        }
+        let kept = Tensor::within(&Memory::new(label), tensor.shape().clone());
+        self.aliases.insert(tensor.id(), kept.clone());
+        kept
+    }
+
+    /// Puts the elements of `tensor` at the place of the pinned tensor `at`. Answers whether that
+    /// was possible: a tensor that already has a place must be copied instead.
+    #[must_use]
+    pub(crate) fn place(&mut self, tensor: &Tensor, at: &Tensor) -> bool {
+        let free =
+            matches!(tensor.place(), Place::Planned) && !self.aliases.contains_key(&tensor.id());
+        if free {
+            self.aliases.insert(tensor.id(), at.clone());
+        }
+        free
+    }
+
+    /// How many dispatches were recorded.
+    pub fn len(&self) -> usize {
+        self.dispatches.len()
+    }
+
+    /// Whether nothing was recorded.
+    pub fn is_empty(&self) -> bool {
+        self.dispatches.is_empty()
+    }
+
+    /// Appends all of `other`.
+    pub fn append(&mut self, other: Recorder) {
+        self.dispatches.extend(other.dispatches);
+        self.aliases.extend(other.aliases);
+    }
+}

@@ -1,0 +1,168 @@
+//! The tape: ops append a dispatch and, when training, the closure that records them backwards.
+
+use std::collections::HashMap;
+
+use crate::gpu::{Profile, Recorder};
+use crate::ops;
+use crate::tensor::TensorId;
+use crate::{Shape, Tensor};
+
+/// Records the forward pass of one step.
+///
+/// [`Tape::training`] also keeps what the backward pass needs; [`Tape::inference`] keeps nothing,
+/// so that a plan can reuse every activation at once.
+pub struct Tape {
+    recorder: Recorder,
+    steps: Vec<Step>,
+    training: bool,
+    random: Option<Tensor>,
+    streams: u32,
+}
+
+/// Turns the gradient of an op's output into gradients of its inputs.
+type BackwardFn = Box<dyn FnOnce(&mut Recorder, &Tensor, &mut Gradients)>;
+
+/// One op that gradients flow through.
+struct Step {
+    output: TensorId,
+    backward: BackwardFn,
+}
+
+/// Where a gradient goes: an input of an op, without its memory.
+struct Slot {
+    id: TensorId,
+    shape: Shape,
+    tracked: bool,
+}
+
+/// Random numbers of one op of a training step: what they are a function of.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    /// `[4]` of `u32`: seed (low, high), step (low, high); written before each replay.
+    pub state: Tensor,
+    /// Which op.
+    pub id: u32,
+}
+
+impl Tape {
+    /// A tape for a training step, in which dropout and drop path are off until
+    /// [`randomised`](Self::randomised).
+    pub fn training(profile: &Profile) -> Self {
+        let recorder = Recorder::new(profile);
+        Self { recorder, steps: Vec::new(), training: true, random: None, streams: 0 }
+    }
+
+    /// A tape that cannot be run backwards.
+    pub fn inference(profile: &Profile) -> Self {
+        Self { training: false, ..Self::training(profile) }
+    }
+
+    /// Turns dropout and drop path on. `state`: `[4]` of `u32`, seed and step, low word first.
+    pub fn randomised(mut self, state: &Tensor) -> Self {
+        self.random = Some(state.clone());
+        self
+    }
+
+    /// Where ops put their dispatches.
+    pub fn recorder(&mut self) -> &mut Recorder {
+        &mut self.recorder
+    }
+
+    /// Whether the step can be run backwards.
+    pub fn is_training(&self) -> bool {
+        self.training
+    }
+
+    /// Random numbers for the next op, if the step has any.
+    pub fn stream(&mut self) -> Option<Stream> {
+        let state = self.random.clone().filter(|_| self.training)?;
+        self.streams += 1;
+        Some(Stream { state, id: self.streams })
+    }
+
+    /// Declares that `output` came from `inputs`, and how the gradient of `output` becomes one
+    /// gradient per input. Every differentiable op ends with this call.
+    ///
+    /// `backward` answers `None` for an input that has no gradient, such as a mask. It owns what
+    /// it needs: when nothing among `inputs` is tracked, or the tape is for inference, it is
+    /// dropped here, and no activation lives longer for its sake.
+    pub fn record<const N: usize>(
+        &mut self,
+        inputs: [&Tensor; N],
+        output: Tensor,
+        backward: impl FnOnce(&mut Recorder, &Tensor) -> [Option<Tensor>; N] + 'static,
+    ) -> Tensor {
+        if !self.training || !inputs.iter().any(|t| t.is_tracked()) {
+            return output;
+        }
+        let output = output.tracked();
+        let slots =
+            inputs.map(|t| Slot { id: t.id(), shape: t.shape().clone(), tracked: t.is_tracked() });
+        let step = Step {
+            output: output.id(),
+            backward: Box::new(move |recorder, grad, grads| {
+                for (slot, grad) in slots.into_iter().zip(backward(recorder, grad)) {
+                    grads.accumulate(recorder, slot, grad);
+                }
+            }),
+        };
+        self.steps.push(step);
+        output
+    }
+
+    /// Ends the tape without running it backwards.
+    pub fn finish(self) -> Recorder {
+        self.recorder
+    }
+
+    /// Runs the tape backwards from a loss of shape `[1]`.
+    pub fn backward(mut self, loss: &Tensor) -> (Recorder, Gradients) {
+        let seed = ops::fill(&mut self.recorder, loss.shape().clone(), 1.0);
+        self.backward_from(&[(loss, seed)])
+    }
+
+    /// Runs the tape backwards from several outputs, each with its gradient.
+    pub fn backward_from(mut self, outputs: &[(&Tensor, Tensor)]) -> (Recorder, Gradients) {
+        let mut grads = Gradients { by_id: HashMap::new() };
+        for (output, seed) in outputs {
+            let (id, shape) = (output.id(), output.shape().clone());
+            let slot = Slot { id, shape, tracked: output.is_tracked() };
+            grads.accumulate(&mut self.recorder, slot, Some(seed.clone()));
+        }
+        for step in self.steps.into_iter().rev() {
+            // An output that nothing used has no gradient, and neither has what led to it.
+            if let Some(grad) = grads.by_id.remove(&step.output) {
+                (step.backward)(&mut self.recorder, &grad, &mut grads);
+            }
+        }
+        (self.recorder, grads)
+    }
+}
+
+/// Gradients of the leaves of a tape.
+#[derive(Debug)]
+pub struct Gradients {
+    by_id: HashMap<TensorId, Tensor>,
+}
+
+impl Gradients {
+    /// The gradient of `tensor`, if any flowed to it.
+    pub fn get(&self, tensor: &Tensor) -> Option<&Tensor> {
+        self.by_id.get(&tensor.id())
+    }
+
+    /// Adds `grad` to what has flowed to `slot` so far. The first gradient is kept as it is, so
+    /// a tensor that is used once costs no addition.
+    fn accumulate(&mut self, recorder: &mut Recorder, slot: Slot, grad: Option<Tensor>) {
+        let Some(grad) = grad.filter(|_| slot.tracked) else { return };
+        assert_eq!(grad.shape().len(), slot.shape.len(), "a gradient fills its tensor");
+        let grad = grad.reshape(slot.shape);
+        let sum = match self.by_id.remove(&slot.id) {
+            None => grad,
+            Some(earlier) => {
+                ops::sum_of(recorder, &earlier, &grad.reshape(earlier.shape().clone()))
+            }
+        };
+        self.by_id.insert(slot.id, sum);
+    }
+}
