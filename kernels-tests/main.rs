@@ -1,1 +1,12 @@
 //! Every kernel against a plain reference: `cargo test --test kernels`.
+//!
+//! A reference is a loop over `f64` that anyone can check against the paper. It covers the forward
+//! pass only: gradients are compared with finite differences of that same loop.
+
+mod support;
+
+mod drop;
+mod elementwise;
+mod matmul;
+mod reduce;
+mod shaders;

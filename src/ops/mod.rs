@@ -1,12 +1,20 @@
 //! Differentiable operations: one file per family, each next to its `shaders/*.wgsl`.
 
+mod drop;
 mod elementwise;
+mod matmul;
+mod reduce;
 
+pub use drop::{drop_path, dropout, dropout2d};
 pub use elementwise::{accumulate, add, fill, gelu, relu, scale, sum_of};
+pub use matmul::{linear, linear_gelu, linear_residual, matmul};
 
 use crate::gpu::Kernel;
 
 /// Every kernel of the crate; the tests validate each of them.
 pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
-    [elementwise::KERNELS].into_iter().flatten().copied()
+    [drop::KERNELS, elementwise::KERNELS, matmul::KERNELS, reduce::KERNELS]
+        .into_iter()
+        .flatten()
+        .copied()
 }

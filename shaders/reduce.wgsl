@@ -1,0 +1,48 @@
+// Sums over the leading axis: of rows (a bias gradient) or of the parts of a split product.
+//
+//   y[c] = alpha Σ_r x[r, c]
+//
+// Host: src/ops/reduce.rs        Test: kernels-tests/reduce.rs
+// R = rows, C = columns. Lanes run along the columns. Long sums go in two steps: each workgroup adds
+// up `rows_per_part` rows, then a second dispatch adds up the parts. The order is always the same.
+
+struct Params {
+    rows: u32,
+    columns: u32,
+    rows_per_part: u32,
+    accumulate: u32,
+    alpha: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;        // [R, C]
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;  // [parts, C]
+
+// ---- sum_rows: x -> y ----------------------------------------------------------------------------
+// x of the grid: 64 columns; y: part.
+
+@compute @workgroup_size(64)
+fn sum_rows(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let column = group.x * 64u + lane;
+    if column >= params.columns {
+        return;
+    }
+    let start = group.y * params.rows_per_part;
+    let end = min(start + params.rows_per_part, params.rows);
+    // Four sums side by side: shorter chains, and less rounding than one long one.
+    var sums = vec4(0.0);
+    var row = start;
+    for (; row + 4u <= end; row += 4u) {
+        let at = row * params.columns + column;
+        sums += vec4(x[at], x[at + params.columns], x[at + 2u * params.columns], x[at + 3u * params.columns]);
+    }
+    var total = (sums.x + sums.y) + (sums.z + sums.w);
+    for (; row < end; row++) {
+        total += x[row * params.columns + column];
+    }
+    let at = group.y * params.columns + column;
+    y[at] = select(0.0, y[at], params.accumulate != 0u) + params.alpha * total;
+}

@@ -1,0 +1,450 @@
+//! Matrix products: `shaders/matmul_packed.wgsl` for CPU drivers, `shaders/matmul_tiled.wgsl` for
+//! GPUs.
+
+use super::{elementwise, reduce};
+use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
+use crate::{Tape, Tensor};
+
+const PACKED: &[Source] = &[source!("matmul_packed"), source!("lib/gelu")];
+const TILED: &[Source] = &[source!("matmul_tiled"), source!("lib/gelu")];
+
+static PACK: Kernel = packed("pack", &["b", "strips"]);
+static PACKED_PLAIN: Kernel = packed("product", &["a", "packed", "c"]);
+static PACKED_BIAS: Kernel = packed("product_bias", &["a", "packed", "bias", "c"]);
+static PACKED_GELU: Kernel = packed("product_gelu", &["a", "packed", "bias", "c", "preactivation"]);
+static PACKED_RESIDUAL: Kernel =
+    packed("product_residual", &["a", "packed", "bias", "residual", "keep", "c"]);
+static TILED_PLAIN: Kernel = tiled("product", &["a", "b", "c"]);
+static TILED_BIAS: Kernel = tiled("product_bias", &["a", "b", "bias", "c"]);
+static TILED_GELU: Kernel = tiled("product_gelu", &["a", "b", "bias", "c", "preactivation"]);
+static TILED_RESIDUAL: Kernel =
+    tiled("product_residual", &["a", "b", "bias", "residual", "keep", "c"]);
+pub(super) const KERNELS: &[&Kernel] = &[
+    &PACK,
+    &PACKED_PLAIN,
+    &PACKED_BIAS,
+    &PACKED_GELU,
+    &PACKED_RESIDUAL,
+    &TILED_PLAIN,
+    &TILED_BIAS,
+    &TILED_GELU,
+    &TILED_RESIDUAL,
+];
+
+const fn packed(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
+    Kernel::new("matmul_packed", entry, PACKED, Params::FIELDS, bindings)
+}
+
+const fn tiled(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
+    Kernel::new("matmul_tiled", entry, TILED, Params::FIELDS, bindings)
+}
+
+params! {
+    struct Params {
+        rows: u32,
+        cols: u32,
+        inner: u32,
+        splits: u32,
+        a_offset: u32,
+        a_batch: u32,
+        a_row: u32,
+        a_inner: u32,
+        b_offset: u32,
+        b_batch: u32,
+        b_inner: u32,
+        b_col: u32,
+        c_offset: u32,
+        c_batch: u32,
+        c_row: u32,
+        accumulate: u32,
+        rows_per_sample: u32,
+        alpha: f32,
+    }
+}
+
+/// A batch of matrices inside a tensor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Matrices<'a> {
+    pub(crate) tensor: &'a Tensor,
+    /// Element where the first one starts.
+    pub(crate) offset: usize,
+    /// Elements from one matrix to the next.
+    pub(crate) batch_stride: usize,
+    /// Elements from one row to the next.
+    pub(crate) row_stride: usize,
+    /// Elements from one column to the next.
+    pub(crate) col_stride: usize,
+}
+
+impl<'a> Matrices<'a> {
+    /// `tensor` as a batch of contiguous `[rows, cols]`.
+    pub(crate) fn new(tensor: &'a Tensor, rows: usize, cols: usize) -> Self {
+        let batch_stride = rows * cols;
+        Self { tensor, offset: 0, batch_stride, row_stride: cols, col_stride: 1 }
+    }
+
+    /// Rows and columns exchanged; moves nothing.
+    pub(crate) fn transposed(self) -> Self {
+        Self { row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+    }
+
+    /// From row `row` on.
+    pub(crate) fn from_row(self, row: usize) -> Self {
+        Self { offset: self.offset + row * self.row_stride, ..self }
+    }
+}
+
+/// Extents of a batch of products, `[batch, m, k] · [batch, k, n] → [batch, m, n]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Extents {
+    pub(crate) batch: usize,
+    pub(crate) m: usize,
+    pub(crate) k: usize,
+    pub(crate) n: usize,
+}
+
+/// What happens to a product before it is stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Epilogue<'a> {
+    /// `alpha a b`, or added to what is there.
+    Plain { alpha: f32, accumulate: bool },
+    /// `a b + bias`
+    Bias(&'a Tensor),
+    /// `gelu(a b + bias)`, and what the function was taken of.
+    Gelu { bias: &'a Tensor, preactivation: &'a Tensor },
+    /// `residual + keep[sample] (a b + bias)`
+    Residual { bias: &'a Tensor, residual: &'a Tensor, keep: &'a Tensor },
+}
+
+/// A plain product, overwriting `c`.
+pub(crate) const PLAIN: Epilogue<'static> = Epilogue::Plain { alpha: 1.0, accumulate: false };
+
+/// `c = epilogue(a · b)` for every matrix of a batch. `c`'s columns are contiguous.
+pub(crate) fn product(
+    recorder: &mut Recorder,
+    a: Matrices<'_>,
+    b: Matrices<'_>,
+    c: Matrices<'_>,
+    extents: Extents,
+    epilogue: Epilogue<'_>,
+) {
+    let Extents { batch, m, k, n } = extents;
+    assert!(batch > 0 && m > 0 && n > 0, "product: nothing to do for {extents:?}");
+    assert_eq!(c.col_stride, 1, "product: columns of the result are contiguous");
+    let splits = match epilogue {
+        Epilogue::Plain { .. } => splits(recorder, extents),
+        _ => 1,
+    };
+    let (alpha, accumulate) = match epilogue {
+        Epilogue::Plain { alpha, accumulate } if splits == 1 => (alpha, accumulate),
+        _ => (1.0, false),
+    };
+    // Each part of a split product goes to a matrix of its own, to be added up afterwards.
+    let parts = (splits > 1).then(|| recorder.empty([splits, m, n]));
+    let to = parts.as_ref().map_or(c, |parts| Matrices::new(parts, m, n));
+    let rows_per_sample = match epilogue {
+        Epilogue::Residual { keep, .. } => m / keep.shape().len(),
+        _ => m,
+    };
+    let params = Params {
+        rows: m as u32,
+        cols: n as u32,
+        inner: k as u32,
+        splits: splits as u32,
+        a_offset: a.offset as u32,
+        a_batch: a.batch_stride as u32,
+        a_row: a.row_stride as u32,
+        a_inner: a.col_stride as u32,
+        b_offset: b.offset as u32,
+        b_batch: b.batch_stride as u32,
+        b_inner: b.row_stride as u32,
+        b_col: b.col_stride as u32,
+        c_offset: to.offset as u32,
+        c_batch: to.batch_stride as u32,
+        c_row: to.row_stride as u32,
+        accumulate: u32::from(accumulate),
+        rows_per_sample: rows_per_sample as u32,
+        alpha,
+    };
+    let (at, ct) = (a.tensor, to.tensor);
+    let flops = 2 * batch * m * n * k;
+    if recorder.profile().cpu {
+        let strips = n.div_ceil(32);
+        let packed = recorder.empty([batch, strips, k.max(1), 32]);
+        let grid = Grid::rows_of(strips * k.div_ceil(64).max(1), batch);
+        recorder.run(&PACK, params, &[b.tensor, &packed], grid);
+        let grid = Grid::rows_of(m.div_ceil(8) * strips, batch * splits);
+        let dispatch = match epilogue {
+            Epilogue::Plain { .. } => recorder.run(&PACKED_PLAIN, params, &[at, &packed, ct], grid),
+            Epilogue::Bias(bias) => {
+                recorder.run(&PACKED_BIAS, params, &[at, &packed, bias, ct], grid)
+            }
+            Epilogue::Gelu { bias, preactivation } => {
+                let bound = [at, &packed, bias, ct, preactivation];
+                recorder.run(&PACKED_GELU, params, &bound, grid)
+            }
+            Epilogue::Residual { bias, residual, keep } => {
+                let bound = [at, &packed, bias, residual, keep, ct];
+                recorder.run(&PACKED_RESIDUAL, params, &bound, grid)
+            }
+        };
+        dispatch.flops(flops);
+    } else {
+        let bt = b.tensor;
+        let grid = Grid::rows_of(m.div_ceil(64) * n.div_ceil(64), batch * splits);
+        let dispatch = match epilogue {
+            Epilogue::Plain { .. } => recorder.run(&TILED_PLAIN, params, &[at, bt, ct], grid),
+            Epilogue::Bias(bias) => recorder.run(&TILED_BIAS, params, &[at, bt, bias, ct], grid),
+            Epilogue::Gelu { bias, preactivation } => {
+                recorder.run(&TILED_GELU, params, &[at, bt, bias, ct, preactivation], grid)
+            }
+            Epilogue::Residual { bias, residual, keep } => {
+                recorder.run(&TILED_RESIDUAL, params, &[at, bt, bias, residual, keep, ct], grid)
+            }
+        };
+        dispatch.flops(flops);
+    }
+    if let (Some(parts), Epilogue::Plain { alpha, accumulate }) = (&parts, epilogue) {
+        let y = c.tensor;
+        reduce::sum_rows_into(recorder, parts, splits, m * n, y, alpha, accumulate);
+    }
+}
+
+/// In how many parts a product goes along `k`: a weight gradient is small but sums over every
+/// token, and would leave most of a GPU without work (and a CPU's cache without use).
+fn splits(recorder: &Recorder, Extents { batch, m, k, n }: Extents) -> usize {
+    const PART: usize = 512;
+    const MOST_ELEMENTS: usize = 1 << 21;
+    if batch > 1 || k < 4 * PART || (!recorder.profile().cpu && m * n >= 1 << 20) {
+        return 1;
+    }
+    (k / PART).min(MOST_ELEMENTS / (m * n)).clamp(1, 256)
+}
+
+/// Who adds what to a linear layer's product.
+#[derive(Clone, Copy, Debug)]
+enum Then<'a> {
+    Nothing,
+    Gelu,
+    Add { residual: &'a Tensor, keep: &'a Tensor },
+}
+
+/// `y = x · weightᵀ + bias`, the fully connected layer of `torch.nn.functional.linear`.
+///
+/// - `x`: `[.., I]`
+/// - `weight`: `[O, I]`
+/// - `bias`: `[O]`, if there is one
+/// - returns `[.., O]`
+///
+/// Keeps `x` for the backward pass.
+///
+/// # Panics
+///
+/// If the shapes do not fit together.
+#[track_caller]
+pub fn linear(tape: &mut Tape, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
+    match bias {
+        Some(bias) => linear_then(tape, x, weight, bias, Then::Nothing),
+        None => linear_without_bias(tape, x, weight),
+    }
+}
+
+/// `gelu(x · weightᵀ + bias)`: [`linear`] and [`gelu`](super::gelu) in one kernel. Keeps `x` and
+/// what the activation was taken of.
+#[track_caller]
+pub fn linear_gelu(tape: &mut Tape, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Tensor {
+    linear_then(tape, x, weight, bias, Then::Gelu)
+}
+
+/// `residual + keep[sample] · (x · weightᵀ + bias)`: the end of a residual branch in one kernel.
+///
+/// - `residual`: the shape of the result
+/// - `keep`: `[B]`, the factor of each sample, from [`drop_path`](super::drop_path)
+#[track_caller]
+pub fn linear_residual(
+    tape: &mut Tape,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    residual: &Tensor,
+    keep: &Tensor,
+) -> Tensor {
+    linear_then(tape, x, weight, bias, Then::Add { residual, keep })
+}
+
+#[track_caller]
+fn check(x: &Tensor, weight: &Tensor) -> (usize, usize, usize) {
+    let (rows, inputs) = (x.shape().rows(), x.shape().last());
+    let [outputs, weight_inputs] = *weight.dims() else {
+        panic!("linear: weight {:?} is not a matrix", weight.shape())
+    };
+    assert_eq!(weight_inputs, inputs, "linear: weight {:?} for x {:?}", weight.shape(), x.shape());
+    (rows, inputs, outputs)
+}
+
+#[track_caller]
+fn linear_without_bias(tape: &mut Tape, x: &Tensor, weight: &Tensor) -> Tensor {
+    let (rows, inputs, outputs) = check(x, weight);
+    let recorder = tape.recorder();
+    let y = recorder.empty(x.shape().with_last(outputs));
+    let (a, b) = (Matrices::new(x, rows, inputs), Matrices::new(weight, outputs, inputs));
+    let extents = Extents { batch: 1, m: rows, k: inputs, n: outputs };
+    product(recorder, a, b.transposed(), Matrices::new(&y, rows, outputs), extents, PLAIN);
+    let saved = (x.clone(), weight.clone());
+    tape.record([x, weight], y, move |recorder, dy| {
+        let (dx, dweight) = linear_backward(recorder, &saved.0, &saved.1, dy);
+        [dx, dweight]
+    })
+}
+
+#[track_caller]
+fn linear_then(
+    tape: &mut Tape,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    then: Then<'_>,
+) -> Tensor {
+    let (rows, inputs, outputs) = check(x, weight);
+    assert_eq!(bias.dims(), [outputs], "linear: bias for weight {:?}", weight.shape());
+    let recorder = tape.recorder();
+    let y = recorder.empty(x.shape().with_last(outputs));
+    let (a, b) = (Matrices::new(x, rows, inputs), Matrices::new(weight, outputs, inputs));
+    let extents = Extents { batch: 1, m: rows, k: inputs, n: outputs };
+    let to = Matrices::new(&y, rows, outputs);
+    let before = matches!(then, Then::Gelu).then(|| recorder.empty(y.shape().clone()));
+    let epilogue = match (then, &before) {
+        (Then::Gelu, Some(preactivation)) => Epilogue::Gelu { bias, preactivation },
+        (Then::Add { residual, keep }, _) => {
+            assert_eq!(residual.shape().len(), y.shape().len(), "linear: residual");
+            assert_eq!(rows % keep.shape().len(), 0, "linear: keep");
+            Epilogue::Residual { bias, residual, keep }
+        }
+        _ => Epilogue::Bias(bias),
+    };
+    product(recorder, a, b.transposed(), to, extents, epilogue);
+
+    let (x_, weight_) = (x.clone(), weight.clone());
+    let with_bias = bias.is_tracked();
+    let gradients = move |recorder: &mut Recorder, dy: &Tensor| {
+        let (dx, dweight) = linear_backward(recorder, &x_, &weight_, dy);
+        let dbias = with_bias.then(|| reduce::sum_rows(recorder, dy, rows, outputs));
+        [dx, dweight, dbias]
+    };
+    match then {
+        Then::Nothing => tape.record([x, weight, bias], y, gradients),
+        Then::Gelu => {
+            let before = before.expect("made above");
+            tape.record([x, weight, bias], y, move |recorder, dy| {
+                let dy = elementwise::gelu_backward(recorder, &before, dy);
+                gradients(recorder, &dy)
+            })
+        }
+        Then::Add { residual, keep } => {
+            let keep = keep.clone();
+            tape.record([x, weight, bias, residual], y, move |recorder, dy| {
+                let branch = super::drop::scale_samples(recorder, dy, &keep);
+                let [dx, dweight, dbias] = gradients(recorder, &branch);
+                [dx, dweight, dbias, Some(dy.clone())]
+            })
+        }
+    }
+}
+
+/// `dx = dy · weight` and `dweight = dyᵀ · x`, each only where it is wanted.
+fn linear_backward(
+    recorder: &mut Recorder,
+    x: &Tensor,
+    weight: &Tensor,
+    dy: &Tensor,
+) -> (Option<Tensor>, Option<Tensor>) {
+    let (rows, inputs, outputs) = check(x, weight);
+    let dy = Matrices::new(dy, rows, outputs);
+    let dx = x.is_tracked().then(|| {
+        let dx = recorder.empty(x.shape().clone());
+        let extents = Extents { batch: 1, m: rows, k: outputs, n: inputs };
+        let weight = Matrices::new(weight, outputs, inputs);
+        product(recorder, dy, weight, Matrices::new(&dx, rows, inputs), extents, PLAIN);
+        dx
+    });
+    let dweight = weight.is_tracked().then(|| {
+        let dweight = recorder.empty(weight.shape().clone());
+        let extents = Extents { batch: 1, m: outputs, k: rows, n: inputs };
+        let x = Matrices::new(x, rows, inputs);
+        let to = Matrices::new(&dweight, outputs, inputs);
+        product(recorder, dy.transposed(), x, to, extents, PLAIN);
+        dweight
+    });
+    (dx, dweight)
+}
+
+/// `a · b` for every matrix of a batch; either may be transposed on the way.
+///
+/// - `a`: `[.., M, K]`, or `[.., K, M]` with `transpose.0`
+/// - `b`: `[.., K, N]`, or `[.., N, K]` with `transpose.1`
+/// - returns `[.., M, N]`
+///
+/// Equals `torch.matmul` without broadcasting. Keeps `a` and `b`.
+///
+/// # Panics
+///
+/// If the shapes do not fit together.
+#[track_caller]
+pub fn matmul(tape: &mut Tape, a: &Tensor, b: &Tensor, transpose: (bool, bool)) -> Tensor {
+    let split = |t: &Tensor| {
+        let [batch @ .., rows, cols] = t.dims() else { panic!("matmul of {:?}", t.shape()) };
+        (batch.to_vec(), *rows, *cols)
+    };
+    let ((batch, a_rows, a_cols), (b_batch, b_rows, b_cols)) = (split(a), split(b));
+    let (m, k) = if transpose.0 { (a_cols, a_rows) } else { (a_rows, a_cols) };
+    let (b_k, n) = if transpose.1 { (b_cols, b_rows) } else { (b_rows, b_cols) };
+    assert!(batch == b_batch && k == b_k, "matmul of {:?} and {:?}", a.shape(), b.shape());
+    let extents = Extents { batch: batch.iter().product(), m, k, n };
+
+    let recorder = tape.recorder();
+    let y = recorder.empty(&[&batch[..], &[m, n]].concat()[..]);
+    let (left, right) =
+        (view(a, a_rows, a_cols, transpose.0), view(b, b_rows, b_cols, transpose.1));
+    product(recorder, left, right, Matrices::new(&y, m, n), extents, PLAIN);
+
+    let saved = (a.clone(), b.clone());
+    tape.record([a, b], y, move |recorder, dy| {
+        let (a, b) = &saved;
+        let (left, right) =
+            (view(a, a_rows, a_cols, transpose.0), view(b, b_rows, b_cols, transpose.1));
+        let dy = Matrices::new(dy, m, n);
+        let Extents { batch, .. } = extents;
+        let da = a.is_tracked().then(|| {
+            let da = recorder.empty(a.shape().clone());
+            let to = Matrices::new(&da, a_rows, a_cols);
+            // da = dy bᵀ; of a transposed a the transpose, b dyᵀ.
+            if transpose.0 {
+                let extents = Extents { batch, m: k, k: n, n: m };
+                product(recorder, right, dy.transposed(), to, extents, PLAIN);
+            } else {
+                let extents = Extents { batch, m, k: n, n: k };
+                product(recorder, dy, right.transposed(), to, extents, PLAIN);
+            }
+            da
+        });
+        let db = b.is_tracked().then(|| {
+            let db = recorder.empty(b.shape().clone());
+            let to = Matrices::new(&db, b_rows, b_cols);
+            if transpose.1 {
+                let extents = Extents { batch, m: n, k: m, n: k };
+                product(recorder, dy.transposed(), left, to, extents, PLAIN);
+            } else {
+                let extents = Extents { batch, m: k, k: m, n };
+                product(recorder, left.transposed(), dy, to, extents, PLAIN);
+            }
+            db
+        });
+        [da, db]
+    })
+}
+
+/// `tensor` as a batch of `[rows, cols]`, or of its transposes.
+fn view(tensor: &Tensor, rows: usize, cols: usize, transposed: bool) -> Matrices<'_> {
+    let matrices = Matrices::new(tensor, rows, cols);
+    if transposed { matrices.transposed() } else { matrices }
+}

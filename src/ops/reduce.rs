@@ -1,0 +1,57 @@
+//! Sums over the leading axis: `shaders/reduce.wgsl`.
+
+use crate::Tensor;
+use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
+
+const SOURCES: &[Source] = &[source!("reduce")];
+
+static SUM_ROWS: Kernel = Kernel::new("reduce", "sum_rows", SOURCES, Params::FIELDS, &["x", "y"]);
+pub(super) const KERNELS: &[&Kernel] = &[&SUM_ROWS];
+
+params! {
+    struct Params { rows: u32, columns: u32, rows_per_part: u32, accumulate: u32, alpha: f32 }
+}
+
+/// Rows that one workgroup adds up.
+const ROWS_PER_PART: usize = 256;
+
+/// The sum of the rows of `x`, `[rows, columns]` → `[columns]`, not recorded on a tape.
+pub(crate) fn sum_rows(recorder: &mut Recorder, x: &Tensor, rows: usize, columns: usize) -> Tensor {
+    let y = recorder.empty([columns]);
+    sum_rows_into(recorder, x, rows, columns, &y, 1.0, false);
+    y
+}
+
+/// `y = alpha · Σ rows of x`, or added to what is in `y`.
+pub(crate) fn sum_rows_into(
+    recorder: &mut Recorder,
+    x: &Tensor,
+    rows: usize,
+    columns: usize,
+    y: &Tensor,
+    alpha: f32,
+    accumulate: bool,
+) {
+    assert!(x.shape().len() >= rows * columns && y.shape().len() == columns, "sum_rows: shapes");
+    let parts = rows.div_ceil(ROWS_PER_PART).max(1);
+    // More than 65 535 parts: longer ones.
+    let rows_per_part = ROWS_PER_PART * parts.div_ceil(65_535);
+    let parts = rows.div_ceil(rows_per_part).max(1);
+    let params = Params {
+        rows: rows as u32,
+        columns: columns as u32,
+        rows_per_part: rows_per_part as u32,
+        accumulate: u32::from(accumulate),
+        alpha,
+    };
+    let groups = columns.div_ceil(64) as u32;
+    if parts == 1 {
+        recorder.run(&SUM_ROWS, params, &[x, y], Grid([groups, 1, 1])).flops(rows * columns);
+        return;
+    }
+    let partial = recorder.empty([parts, columns]);
+    let first = Params { accumulate: 0, alpha: 1.0, ..params };
+    let grid = Grid([groups, parts as u32, 1]);
+    recorder.run(&SUM_ROWS, first, &[x, &partial], grid).flops(rows * columns);
+    sum_rows_into(recorder, &partial, parts, columns, y, alpha, accumulate);
+}
