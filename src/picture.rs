@@ -9,7 +9,7 @@ use embedded_graphics::{
     Pixel,
     mono_font::{
         MonoFont, MonoTextStyle,
-        iso_8859_1::{FONT_8X13, FONT_8X13_BOLD, FONT_10X20},
+        iso_8859_1::{FONT_9X15, FONT_9X15_BOLD, FONT_10X20},
     },
     pixelcolor::Rgb888,
     prelude::*,
@@ -30,8 +30,8 @@ const GRID: [u8; 3] = [228, 230, 234];
 const FRAME: [u8; 3] = [150, 154, 162];
 
 const TITLE: &MonoFont = &FONT_10X20;
-const HEADING: &MonoFont = &FONT_8X13_BOLD;
-const BODY: &MonoFont = &FONT_8X13;
+const HEADING: &MonoFont = &FONT_9X15_BOLD;
+const BODY: &MonoFont = &FONT_9X15;
 
 /// An RGB image of 8 bits per channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -343,7 +343,7 @@ impl Sheet<'_> {
         let narrowest = text_width(COLUMNS[1], HEADING);
         let cell = rows.iter().map(|[image, ..]| image.width).fold(narrowest, usize::max);
         let inner = (COLUMNS.len() * (cell + GAP) - GAP).max(480);
-        let legend = legend(self.classes, self.palette, inner);
+        let legend = self.legend(inner);
         let inner = inner.max(legend.width);
 
         let rows_top = MARGIN + line_height(TITLE) + 16 + line_height(HEADING) + 8;
@@ -372,6 +372,22 @@ impl Sheet<'_> {
         }
         sheet.paste(&legend, MARGIN, y);
         sheet
+    }
+
+    /// The legend: of all classes while they are few, otherwise of those that the images have.
+    fn legend(&self, width: usize) -> Picture {
+        const FEW: usize = 30;
+        assert_eq!(self.classes.len(), self.palette.len(), "sheet: classes and colours");
+        let mut shown = [self.classes.len() <= FEW; 256];
+        for row in &self.rows {
+            for &id in row.labels.iter().chain(row.prediction) {
+                shown[usize::from(id)] = true;
+            }
+        }
+        let entries = self.classes.iter().zip(self.palette).zip(shown);
+        let (classes, palette): (Vec<_>, Vec<_>) =
+            entries.filter_map(|(entry, shown)| shown.then_some(entry)).unzip();
+        legend(&classes, &palette, width)
     }
 }
 
@@ -464,7 +480,7 @@ pub fn curve(series: &[Series], title: &str, x_label: &str, y_label: &str) -> Pi
         x += needed + 24;
     }
     let labels_y = y + if series.is_empty() { 0 } else { 30 };
-    let top = labels_y + line_height(BODY) as i32 + 14;
+    let top = labels_y + line_height(BODY) as i32 + 16;
 
     let label_width = |scale: &Scale| {
         scale.labels().map(|label| text_width(&label, BODY)).max().unwrap_or(0) as i32
@@ -695,8 +711,8 @@ mod tests {
 
     #[test]
     fn legend_fills_the_width_in_columns() {
-        let entry = SWATCH + 8 + 8 * "class 254".len();
-        for (count, width, columns) in [(1, 600, 1), (3, 600, 3), (255, 1200, 10), (255, 20, 1)] {
+        let entry = SWATCH + 8 + 9 * "class 254".len();
+        for (count, width, columns) in [(1, 600, 1), (3, 600, 3), (255, 1200, 9), (255, 20, 1)] {
             let picture = legend(&names(count), &vec![[9; 3]; count], width);
             assert_eq!(picture.width, if width == 20 { entry + 2 } else { width });
             assert_eq!(picture.height, count.div_ceil(columns) * LEGEND_LINE);
@@ -712,7 +728,7 @@ mod tests {
         assert_eq!(shortened("abcdef", 1), ".");
         assert_eq!(shortened("abcdef", 0), "");
         let picture = legend(&["x".repeat(500)], &[[0; 3]], 10);
-        assert_eq!(picture.width, SWATCH + 8 + 8 * LEGEND_NAME + 2);
+        assert_eq!(picture.width, SWATCH + 8 + 9 * LEGEND_NAME + 2);
     }
 
     #[test]
