@@ -7,6 +7,10 @@ mod support;
 
 mod drop;
 mod elementwise;
+mod layer_norm;
 mod matmul;
 mod reduce;
+mod semantic_attention;
 mod shaders;
+mod softmax;
+mod window_attention;

@@ -2,19 +2,36 @@
 
 mod drop;
 mod elementwise;
+mod layer_norm;
 mod matmul;
 mod reduce;
+mod semantic_attention;
+mod softmax;
+mod window_attention;
 
 pub use drop::{drop_path, dropout, dropout2d};
 pub use elementwise::{accumulate, add, fill, gelu, relu, scale, sum_of};
+pub use layer_norm::layer_norm;
 pub use matmul::{linear, linear_gelu, linear_residual, matmul};
+pub use semantic_attention::{gated_residual, semantic_attention};
+pub use softmax::softmax;
+pub use window_attention::{Windows, relative_position_bias, window_attention};
 
 use crate::gpu::Kernel;
 
 /// Every kernel of the crate; the tests validate each of them.
 pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
-    [drop::KERNELS, elementwise::KERNELS, matmul::KERNELS, reduce::KERNELS]
-        .into_iter()
-        .flatten()
-        .copied()
+    [
+        drop::KERNELS,
+        elementwise::KERNELS,
+        layer_norm::KERNELS,
+        matmul::KERNELS,
+        reduce::KERNELS,
+        semantic_attention::KERNELS,
+        softmax::KERNELS,
+        window_attention::KERNELS,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
 }
