@@ -11,15 +11,18 @@
 //! ```
 //!
 //! Reading order: [`Dataset`] pairs and reads files, [`Augmentation`] distorts a [`Sample`] with
-//! the integer arithmetic of [`image_ops`], [`Loader`] makes batches of them in threads.
+//! the integer arithmetic of [`image_ops`], [`Loader`] makes batches of them in threads, and
+//! [`check`](check()) says what is wrong with a folder before a run is spent on it.
 
 pub mod augment;
+pub mod check;
 pub mod dataset;
 pub mod image_ops;
 pub mod loader;
 mod raster;
 
 pub use augment::{Augmentation, Ratios, Resize};
+pub use check::{Problem, Report, Severity, check};
 pub use dataset::{Dataset, Item, Sample};
 pub use loader::{Batch, Loader, LoaderOptions, Order, default_workers};
 pub use raster::{Image, LabelMap};
