@@ -33,6 +33,8 @@ pub enum Order {
     /// Draw `k` of a split of `N` is sample `(149 · (k mod N) + 37 + 11 · ⌊k / N⌋) mod N`: a fixed
     /// order that a program in any language can repeat. Visits every sample unless 149 divides `N`.
     Stride,
+    /// Draw `k` is sample `k mod N`: as listed, over and over.
+    Sequential,
 }
 
 /// How a [`Loader`] works.
@@ -306,6 +308,7 @@ impl Sampler {
     fn index(&mut self, k: u64) -> usize {
         let len = self.len as u64;
         match self.order {
+            Order::Sequential => (k % len) as usize,
             Order::Stride => {
                 let (epoch, at) = (u128::from(k / len), u128::from(k % len));
                 ((149 * at + 37 + 11 * epoch) % u128::from(len)) as usize
@@ -582,6 +585,12 @@ mod tests {
         let drawn: Vec<usize> = (0..12).map(|k| sampler.index(k)).collect();
         assert_eq!(drawn, [2, 1, 0, 4, 3, 3, 2, 1, 0, 4, 4, 3]);
         assert!(sampler.index(u64::MAX) < 5);
+    }
+
+    #[test]
+    fn the_sequential_order_is_the_listed_one() {
+        let mut sampler = sampler(Order::Sequential, 3, 2);
+        assert_eq!((0..5).map(|k| sampler.index(k)).collect::<Vec<_>>(), [0, 1, 2, 0, 1]);
     }
 
     #[test]

@@ -499,6 +499,40 @@ mod tests {
     }
 
     #[test]
+    fn real_samples_read_as_pillow_reads_them() {
+        let name = "data::raster::tests::real_samples_read_as_pillow_reads_them";
+        let Some(root) = testing::shared(name, "data/samples") else { return };
+        let manifest = fs::read(root.join("manifest.json")).unwrap();
+        let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+        let (mut pictures, mut label_maps) = (0, 0);
+        for (path, known) in manifest.as_object().unwrap() {
+            let size = |n: usize| known["size"][n].as_u64().unwrap_or(0) as usize;
+            if let Some(means) = known["mean_rgb"].as_array() {
+                let image = Image::read(&root.join(path)).unwrap();
+                assert_eq!((image.width, image.height), (size(0), size(1)), "{path}");
+                for (c, mean) in means.iter().enumerate() {
+                    let values = image.pixels.iter().skip(c).step_by(3);
+                    let sum: u64 = values.map(|&v| u64::from(v)).sum();
+                    let found = sum as f64 / (image.width * image.height) as f64;
+                    // JPEG decoders round differently.
+                    assert!((found - mean.as_f64().unwrap()).abs() < 0.5, "{path}: {found}");
+                }
+                pictures += 1;
+            } else if matches!(known["mode"].as_str(), Some("L" | "P")) {
+                let labels = LabelMap::read(&root.join(path)).unwrap();
+                assert_eq!((labels.width, labels.height), (size(0), size(1)), "{path}");
+                for id in 0..=255u8 {
+                    let found = labels.ids.iter().filter(|&&other| other == id).count() as u64;
+                    let known = known["hist"][id.to_string()].as_u64().unwrap_or(0);
+                    assert_eq!(found, known, "{path}: id {id}");
+                }
+                label_maps += 1;
+            }
+        }
+        assert!(pictures > 20 && label_maps > 20, "{pictures} pictures, {label_maps} label maps");
+    }
+
+    #[test]
     fn folders_and_missing_files_are_errors_that_name_them() {
         let dir = tempfile::tempdir().unwrap();
         assert!(Image::read(dir.path()).unwrap_err().to_string().contains("not a regular file"));
