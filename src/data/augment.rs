@@ -252,8 +252,8 @@ fn is_varied(labels: &super::LabelMap, window: Window, cat_max_ratio: f32) -> bo
     counts[usize::from(IGNORE)] = 0;
     let largest = counts.iter().copied().max().unwrap_or(0);
     let total: usize = counts.iter().sum();
-    // The first half is two classes, also at a ratio that rounding has brought to 1.
-    largest < total && (largest as f64 / total as f64) < f64::from(cat_max_ratio)
+    // A single class has all of the pixels, and of none the ratio is not a number: both fail.
+    largest as f64 / (total as f64) < f64::from(cat_max_ratio)
 }
 
 fn mirror(data: &mut [u8], channels: usize, width: usize) {

@@ -534,6 +534,7 @@ mod tests {
             assert!(errors.iter().any(|text| text.contains(expected)), "{expected}: {errors:#?}");
         }
         assert_eq!(errors.len(), 8, "{errors:#?}");
+        assert!(report.problems().is_sorted_by_key(|problem| problem.severity));
         let warnings = texts(&report, Severity::Warning);
         assert!(warnings.iter().any(|t| t.ends_with("p06.png: every pixel is ignored")));
         assert_eq!(report.splits[1].unknown[&90], Count { pixels: 5, images: 1 });

@@ -403,8 +403,8 @@ pub(super) fn folders(path: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The files below `root` with a wanted ending (given in lower case), as (name, path), sorted by
-/// name. Hidden ones are passed over, and folders that are links, which could lead in circles.
+/// The files below `root` with a wanted ending (given in lower case), as (name, path) in no
+/// order. Hidden ones are passed over, and folders that are links, which could lead in circles.
 fn files(root: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<(String, PathBuf)>> {
     let mut found = Vec::new();
     let mut left = vec![(String::new(), root.to_owned())];
@@ -425,7 +425,6 @@ fn files(root: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<(String, Path
             }
         }
     }
-    found.sort_unstable();
     Ok(found)
 }
 

@@ -84,8 +84,9 @@ fn taps(n_out: usize, n_in: usize, clamp_fraction: bool) -> Vec<Tap> {
 
 /// Resizes bilinearly to `width` by `height`, without smoothing where it shrinks.
 ///
-/// Equals `cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)` on 8 bits; as there,
-/// halving both sides exactly takes the mean of each 2x2 block.
+/// Equals `cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)` on 8 bits. (OpenCV
+/// halves both sides by other code, the rounded mean of each 2x2 block; the general formula gives
+/// the same bytes there.)
 ///
 /// # Panics
 ///
@@ -105,21 +106,6 @@ pub fn resize_linear_window(image: &Image, width: usize, height: usize, window: 
     if (image.width, image.height) == (width, height) {
         return crop_image(image, window);
     }
-    let mut pixels = Vec::with_capacity(window.width * window.height * 3);
-    if (image.width, image.height) == (2 * width, 2 * height) {
-        for y in window.y..window.y + window.height {
-            for x in window.x..window.x + window.width {
-                for c in 0..3 {
-                    let at = |x, y| u32::from(image.pixels[(y * image.width + x) * 3 + c]);
-                    let (x, y) = (2 * x, 2 * y);
-                    let sum = at(x, y) + at(x + 1, y) + at(x, y + 1) + at(x + 1, y + 1);
-                    pixels.push(((sum + 2) >> 2) as u8);
-                }
-            }
-        }
-        return Image::new(window.width, window.height, pixels);
-    }
-
     let columns = &taps(width, image.width, true)[window.x..window.x + window.width];
     let rows = &taps(height, image.height, false)[window.y..window.y + window.height];
     let stretch = |y: usize, values: &mut Vec<i32>| {
@@ -134,6 +120,7 @@ pub fn resize_linear_window(image: &Image, width: usize, height: usize, window: 
             }
         }
     };
+    let mut pixels = Vec::with_capacity(window.width * window.height * 3);
     // Neighbouring output rows mostly share their two input rows.
     let (mut upper, mut lower) = ((usize::MAX, Vec::new()), (usize::MAX, Vec::new()));
     for tap in rows {
@@ -401,6 +388,18 @@ mod tests {
         let window = Window { x: 3, y: 1, width: 5, height: 4 };
         let all = resize_linear(&image, 10, 6);
         assert_eq!(resize_linear_window(&image, 10, 6, window), crop_image(&all, window));
+    }
+
+    #[test]
+    fn halving_takes_the_mean_of_each_block() {
+        let image = testing::image(32, 20, 4);
+        let small = resize_linear(&image, 16, 10);
+        for (x, y) in (0..160).map(|i| (i % 16, i / 16)) {
+            let block = [(0, 0), (1, 0), (0, 1), (1, 1)];
+            let corners = block.map(|(dx, dy)| image.pixel(2 * x + dx, 2 * y + dy));
+            let mean = |c: usize| (corners.iter().map(|p| u32::from(p[c])).sum::<u32>() + 2) / 4;
+            assert_eq!(small.pixel(x, y).map(u32::from), [mean(0), mean(1), mean(2)]);
+        }
     }
 
     #[test]

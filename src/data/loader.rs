@@ -534,6 +534,19 @@ mod tests {
     }
 
     #[test]
+    fn a_sample_is_distorted_anew_each_time() {
+        let folder = Folder::of_pairs(1, 20, 16);
+        let options = LoaderOptions {
+            augmentation: Augmentation { crop_size: Some([6, 6]), ..Augmentation::default() },
+            workers: 1,
+            ..LoaderOptions::default()
+        };
+        let mut loader = loader(&folder, options).unwrap();
+        let labels: BTreeSet<_> = batches(&mut loader, 12).into_iter().map(|b| b.labels).collect();
+        assert!(labels.len() > 8, "{}", labels.len());
+    }
+
+    #[test]
     fn seeds_differ() {
         let folder = Folder::of_pairs(9, 8, 8);
         let names = |seed| {

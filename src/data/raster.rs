@@ -384,6 +384,9 @@ mod tests {
         let labels = LabelMap::new(3, 2, vec![0, 1, 2, 255, 2, 1]);
         labels.write_png(&path, &[[1, 2, 3], [4, 5, 6], [7, 8, 9]]).unwrap();
         assert_eq!(LabelMap::read(&path).unwrap(), labels);
+        let file = fs::read(&path).unwrap();
+        let info = png::Decoder::new(Cursor::new(&file)).read_info().unwrap();
+        assert_eq!(info.info().palette.as_ref().unwrap().len(), 3 * 256, "an entry for each id");
         // The same file as a picture has the palette's colours.
         let shown = Image::read(&path).unwrap();
         assert_eq!((shown.pixel(1, 0), shown.pixel(0, 1)), ([4, 5, 6], [0, 0, 0]));
