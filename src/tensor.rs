@@ -117,6 +117,12 @@ impl Tensor {
         Self { id: TensorId::next(), shape, place, tracked: false }
     }
 
+    /// The first `len` elements of `memory`, across all tensors in it.
+    pub(crate) fn all_of(memory: &Memory, len: usize) -> Self {
+        let place = Place::Pinned { memory: memory.clone(), offset: 0 };
+        Self { id: TensorId::next(), shape: [len].into(), place, tracked: false }
+    }
+
     /// A tensor at the same offset of another memory: a parameter's gradient, a moment.
     ///
     /// # Panics

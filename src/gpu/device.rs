@@ -303,7 +303,8 @@ impl Gpu {
             let _ = sender.send(mapped);
         });
         self.wait(DOING)?;
-        let mapped = receiver.try_recv().map_err(|e| failed(e.to_string()))?;
+        // Another thread's wait may be the one that calls back, a moment later than ours returns.
+        let mapped = receiver.recv().map_err(|e| failed(e.to_string()))?;
         mapped.map_err(|e| failed(e.to_string()))?;
         let bytes = staging.get_mapped_range(..).map_err(|e| failed(e.to_string()))?;
         Ok(bytes[..].to_vec())

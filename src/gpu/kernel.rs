@@ -29,14 +29,14 @@ pub struct Source {
 macro_rules! source {
     ($file:literal) => {
         $crate::gpu::Source {
-            text: include_str!(concat!("../../shaders/", $file, ".wgsl")),
+            text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $file, ".wgsl")),
             subgroup: None,
         }
     };
     ($file:literal, subgroup $other:literal) => {
         $crate::gpu::Source {
-            text: include_str!(concat!("../../shaders/", $file, ".wgsl")),
-            subgroup: Some(include_str!(concat!("../../shaders/", $other, ".wgsl"))),
+            text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $file, ".wgsl")),
+            subgroup: Some(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $other, ".wgsl"))),
         }
     };
 }

@@ -62,6 +62,11 @@ pub fn accumulate(recorder: &mut Recorder, y: &Tensor, x: &Tensor, value: f32) {
     recorder.run(&ACCUMULATE, Params::new(x, value), &[x, y], grid(x));
 }
 
+/// Zeroes `y`, in place, not recorded on a tape.
+pub(crate) fn clear(recorder: &mut Recorder, y: &Tensor) {
+    recorder.run(&FILL, Params::new(y, 0.0), &[y], grid(y));
+}
+
 /// Copies `x` to where `y` is, not recorded on a tape.
 pub(crate) fn copy(recorder: &mut Recorder, x: &Tensor, y: &Tensor) {
     recorder.run(&SCALE, Params::new(x, 1.0), &[x, y], grid(x));

@@ -10,7 +10,9 @@ mod softmax;
 mod window_attention;
 
 pub use drop::{drop_path, dropout, dropout2d};
+pub(crate) use elementwise::{clear, copy};
 pub use elementwise::{accumulate, add, fill, gelu, relu, scale, sum_of};
+pub(crate) use reduce::sum_rows;
 pub use layer_norm::layer_norm;
 pub use matmul::{linear, linear_gelu, linear_residual, matmul};
 pub use semantic_attention::{gated_residual, semantic_attention};
@@ -18,6 +20,7 @@ pub use softmax::softmax;
 pub use window_attention::{Windows, relative_position_bias, window_attention};
 
 use crate::gpu::Kernel;
+use crate::optim;
 
 /// Every kernel of the crate; the tests validate each of them.
 pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
@@ -26,6 +29,7 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
         elementwise::KERNELS,
         layer_norm::KERNELS,
         matmul::KERNELS,
+        optim::KERNELS,
         reduce::KERNELS,
         semantic_attention::KERNELS,
         softmax::KERNELS,

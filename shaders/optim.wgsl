@@ -1,0 +1,97 @@
+// The optimiser: global gradient norm, clipping, and AdamW on a whole buffer of parameters.
+//
+//   p <- p (1 - lr decay);  m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g²
+//   p <- p - lr / (1 - b1ⁿ) m / (√v / √(1 - b2ⁿ) + eps)
+//
+// Host: src/optim.rs        Test: kernels-tests/optim.rs
+// L = elements of the buffer. Every 64 elements belong to one parameter, or to nothing.
+
+struct Params {
+    len: u32,
+    per_group: u32,
+    accumulate: u32,
+    parts: u32,
+    max_norm: f32,
+    beta1: f32,
+    beta2: f32,
+    eps: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> gradient: array<f32>;            // [L]
+@group(0) @binding(2) var<storage, read> groups_of: array<vec2<f32>>;     // [L / 64]: lr factor, decay
+@group(0) @binding(3) var<storage, read> step: array<f32>;                // [4]: lr, 1 - b1ⁿ, √(1 - b2ⁿ), gradient factor
+@group(0) @binding(4) var<storage, read> norm: array<f32>;                // [2]: global norm, clipping factor
+@group(0) @binding(5) var<storage, read_write> parameter: array<f32>;     // [L]
+@group(0) @binding(6) var<storage, read_write> m: array<f32>;             // [L]
+@group(0) @binding(7) var<storage, read_write> v: array<f32>;             // [L]
+@group(0) @binding(8) var<storage, read_write> squares: array<f32>;       // [parts, 64]
+@group(0) @binding(9) var<storage, read_write> norm_out: array<f32>;      // [2]
+@group(0) @binding(10) var<storage, read> sums: array<f32>;               // [parts, 64]
+
+const WORKGROUP: u32 = 64u;
+
+// ---- square_sums: gradient -> squares ------------------------------------------------------------
+// One row of partial sums per workgroup; `accumulate` is the first row of this buffer.
+
+@compute @workgroup_size(WORKGROUP)
+fn square_sums(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let id = group.x + group.y * groups.x;
+    let start = id * params.per_group;
+    if start >= params.len {
+        return;
+    }
+    let end = min(start + params.per_group, params.len);
+    var sum = 0.0;
+    for (var i = start + lane; i < end; i += WORKGROUP) {
+        sum += gradient[i] * gradient[i];
+    }
+    squares[(params.accumulate + id) * WORKGROUP + lane] = sum;
+}
+
+// ---- global_norm: sums, step -> norm_out ---------------------------------------------------------
+// One invocation: a few hundred thousand additions at most, in order.
+
+@compute @workgroup_size(1)
+fn global_norm() {
+    // Kahan's sum: the order is long.
+    var sum = 0.0;
+    var lost = 0.0;
+    for (var i = 0u; i < params.parts * WORKGROUP; i++) {
+        let next = sums[i] - lost;
+        let total = sum + next;
+        lost = (total - sum) - next;
+        sum = total;
+    }
+    let size = sqrt(sum) * step[3];
+    norm_out[0] = size;
+    norm_out[1] = select(1.0, min(1.0, params.max_norm / (size + 1e-6)), params.max_norm > 0.0);
+}
+
+// ---- adamw: gradient, groups_of, step, norm -> parameter, m, v -----------------------------------
+
+@compute @workgroup_size(WORKGROUP)
+fn adamw(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let start = (group.x + group.y * groups.x) * params.per_group;
+    let end = min(start + params.per_group, params.len);
+    for (var i = start; i < end; i += WORKGROUP) {
+        let belongs = groups_of[i / WORKGROUP];
+        let lr = step[0] * belongs.x;
+        let at = i + lane;
+        let g = gradient[at] * step[3] * norm[1];
+        let m_new = params.beta1 * m[at] + (1.0 - params.beta1) * g;
+        let v_new = params.beta2 * v[at] + (1.0 - params.beta2) * g * g;
+        m[at] = m_new;
+        v[at] = v_new;
+        let kept = parameter[at] * (1.0 - lr * belongs.y);
+        parameter[at] = kept - lr / step[1] * m_new / (sqrt(v_new) / step[2] + params.eps);
+    }
+}

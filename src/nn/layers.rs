@@ -1,0 +1,124 @@
+//! Small layers.
+
+use super::{Init, ParameterScope};
+use crate::ops::{self, Running};
+use crate::{Tape, Tensor};
+
+/// A fully connected layer, `y = x · weightᵀ + bias`.
+#[derive(Debug)]
+pub struct Linear {
+    /// `[outputs, inputs]`
+    pub weight: Tensor,
+    /// `[outputs]`
+    pub bias: Tensor,
+}
+
+impl Linear {
+    /// A layer from `inputs` to `outputs` features, as the official encoder starts: weights normal
+    /// with deviation 0.02, biases 0.
+    pub fn new(scope: ParameterScope<'_>, inputs: usize, outputs: usize) -> Self {
+        Self::with_std(scope, inputs, outputs, 0.02)
+    }
+
+    /// [`new`](Self::new) with another deviation of the weights.
+    pub fn with_std(mut scope: ParameterScope<'_>, inputs: usize, outputs: usize, std: f32) -> Self {
+        Self {
+            weight: scope.create("weight", [outputs, inputs], Init::Normal { std }),
+            bias: scope.create("bias", [outputs], Init::Constant(0.0)),
+        }
+    }
+
+    /// `x`: `[.., inputs]` → `[.., outputs]`.
+    pub fn forward(&self, tape: &mut Tape, x: &Tensor) -> Tensor {
+        ops::linear(tape, x, &self.weight, Some(&self.bias))
+    }
+
+    /// `gelu(forward(x))` in one kernel.
+    pub fn forward_gelu(&self, tape: &mut Tape, x: &Tensor) -> Tensor {
+        ops::linear_gelu(tape, x, &self.weight, &self.bias)
+    }
+
+    /// `residual + keep[sample] · forward(x)` in one kernel.
+    pub fn forward_residual(
+        &self,
+        tape: &mut Tape,
+        x: &Tensor,
+        residual: &Tensor,
+        keep: &Tensor,
+    ) -> Tensor {
+        ops::linear_residual(tape, x, &self.weight, &self.bias, residual, keep)
+    }
+}
+
+/// Layer normalisation over the last axis.
+#[derive(Debug)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl LayerNorm {
+    /// `torch.nn.LayerNorm`'s default.
+    const EPS: f32 = 1e-5;
+
+    /// A layer for `channels` channels that at first only normalises.
+    pub fn new(mut scope: ParameterScope<'_>, channels: usize) -> Self {
+        Self {
+            weight: scope.create("weight", [channels], Init::Constant(1.0)),
+            bias: scope.create("bias", [channels], Init::Constant(0.0)),
+        }
+    }
+
+    /// `x`: `[.., channels]` → the same shape.
+    pub fn forward(&self, tape: &mut Tape, x: &Tensor) -> Tensor {
+        ops::layer_norm(tape, x, &self.weight, &self.bias, Self::EPS)
+    }
+}
+
+/// Batch normalisation over all axes but the last, and the rectifier after it.
+#[derive(Debug)]
+pub struct BatchNorm {
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+}
+
+impl BatchNorm {
+    /// A layer for `channels` channels that at first only normalises.
+    pub fn new(mut scope: ParameterScope<'_>, channels: usize) -> Self {
+        Self {
+            weight: scope.create("weight", [channels], Init::Constant(1.0)),
+            bias: scope.create("bias", [channels], Init::Constant(0.0)),
+            running_mean: scope.create_state("running_mean", [channels], Init::Constant(0.0)),
+            running_var: scope.create_state("running_var", [channels], Init::Constant(1.0)),
+        }
+    }
+
+    /// `relu(normalised x)`, `[.., channels]` → the same shape.
+    pub fn forward_relu(&self, tape: &mut Tape, x: &Tensor) -> Tensor {
+        let running = Running { mean: &self.running_mean, var: &self.running_var };
+        let settings = ops::BatchNorm { relu: true, ..ops::BatchNorm::default() };
+        ops::batch_norm(tape, x, &self.weight, &self.bias, running, settings)
+    }
+}
+
+/// A 3×3 convolution without bias.
+#[derive(Debug)]
+pub struct Conv3x3 {
+    weight: Tensor,
+}
+
+impl Conv3x3 {
+    /// A layer from `inputs` to `outputs` channels, started as the official head is: Kaiming normal,
+    /// fan-out, for a rectifier (He et al. 2015).
+    pub fn new(mut scope: ParameterScope<'_>, inputs: usize, outputs: usize) -> Self {
+        let std = (2.0 / (9.0 * outputs as f32)).sqrt();
+        Self { weight: scope.create("weight", [outputs, inputs, 3, 3], Init::Normal { std }) }
+    }
+
+    /// `x`: `[B, H, W, inputs]` → `[B, H, W, outputs]`.
+    pub fn forward(&self, tape: &mut Tape, x: &Tensor) -> Tensor {
+        ops::conv3x3(tape, x, &self.weight)
+    }
+}

@@ -1,0 +1,7 @@
+//! Layers: parameters plus the ops that use them.
+
+mod layers;
+mod parameters;
+
+pub use layers::{BatchNorm, Conv3x3, LayerNorm, Linear};
+pub use parameters::{Init, Parameter, ParameterScope, Parameters};

@@ -1,0 +1,296 @@
+//! The optimiser: `shaders/optim.wgsl`.
+
+use std::path::Path;
+
+use crate::checkpoint::{Checkpoint, Entry};
+use crate::gpu::{Grid, Kernel, Memory, Params as _, Recorder, Source, params, source};
+use crate::nn::Parameters;
+use crate::tape::Gradients;
+use crate::{Error, Gpu, Result, Tensor, ops};
+
+const SOURCES: &[Source] = &[source!("optim")];
+
+static SQUARE_SUMS: Kernel = kernel("square_sums", &["gradient", "squares"]);
+static GLOBAL_NORM: Kernel = kernel("global_norm", &["sums", "step", "norm_out"]);
+static ADAMW: Kernel =
+    kernel("adamw", &["gradient", "groups_of", "step", "norm", "parameter", "m", "v"]);
+pub(crate) const KERNELS: &[&Kernel] = &[&SQUARE_SUMS, &GLOBAL_NORM, &ADAMW];
+
+const fn kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
+    Kernel::new("optim", entry, SOURCES, Params::FIELDS, bindings)
+}
+
+params! {
+    struct Params {
+        len: u32,
+        per_group: u32,
+        accumulate: u32,
+        parts: u32,
+        max_norm: f32,
+        beta1: f32,
+        beta2: f32,
+        eps: f32,
+    }
+}
+
+/// Elements per workgroup: a multiple of 64.
+const PER_GROUP: usize = 4096;
+
+/// What an [`AdamW`] does, apart from the learning rate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWSettings {
+    /// Decay rates of the first and second moment.
+    pub betas: [f32; 2],
+    /// Added to the denominator.
+    pub eps: f32,
+    /// Largest global L2 norm of the gradient; larger ones are scaled down to it.
+    pub max_norm: Option<f32>,
+    /// Steps over which gradients are added up before an update; their mean counts.
+    pub accumulate: usize,
+}
+
+impl Default for AdamWSettings {
+    fn default() -> Self {
+        Self { betas: [0.9, 0.999], eps: 1e-8, max_norm: None, accumulate: 1 }
+    }
+}
+
+/// Adam with decoupled weight decay (Loshchilov & Hutter 2019, <https://arxiv.org/abs/1711.05101>).
+/// Equals `torch.optim.AdamW`, with a learning rate and a decay of its own for every parameter.
+///
+/// Gradients and moments lie in buffers of the parameters' layout: a step is one dispatch per
+/// buffer.
+#[derive(Debug)]
+pub struct AdamW {
+    settings: AdamWSettings,
+    buffers: Vec<Buffer>,
+    /// `[4]`: learning rate, bias corrections, factor of the gradient.
+    step: Tensor,
+    /// `[2]`: the gradient's norm before clipping, the factor of clipping.
+    norm: Tensor,
+    /// Updates so far.
+    updates: u64,
+}
+
+/// One buffer of parameters and what belongs to it.
+#[derive(Debug)]
+struct Buffer {
+    len: usize,
+    values: Memory,
+    gradient: Memory,
+    total: Option<Memory>,
+    m: Memory,
+    v: Memory,
+    groups: Tensor,
+}
+
+impl AdamW {
+    /// An optimiser for `parameters`. Allocates nothing yet.
+    pub fn new(parameters: &Parameters, settings: AdamWSettings) -> Self {
+        let buffers = parameters.buffers().iter().map(|values| {
+            let len = (values.size() / 4) as usize;
+            Buffer {
+                len,
+                values: values.clone(),
+                gradient: values.twin("gradients"),
+                total: (settings.accumulate > 1).then(|| values.twin("accumulated gradients")),
+                m: values.twin("first moments"),
+                v: values.twin("second moments"),
+                groups: Tensor::pinned("parameter groups", [len / 64, 2]),
+            }
+        });
+        Self {
+            settings,
+            buffers: buffers.collect(),
+            step: Tensor::pinned("optimiser step", [4]),
+            norm: Tensor::pinned("gradient norm", [2]),
+            updates: 0,
+        }
+    }
+
+    /// Sets, for each parameter by name and number of axes, the factor of its learning rate and its
+    /// weight decay.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Device`] when the device has no room.
+    pub fn set_groups(
+        &self,
+        gpu: &Gpu,
+        parameters: &Parameters,
+        rule: impl Fn(&str, usize) -> (f32, f32),
+    ) -> Result<()> {
+        for (i, buffer) in self.buffers.iter().enumerate() {
+            let mut table = vec![[0f32; 2]; buffer.len / 64];
+            for (name, parameter) in parameters.trained().filter(|(_, p)| p.buffer == Some(i)) {
+                let (rate, decay) = rule(name, parameter.tensor.dims().len());
+                let crate::tensor::Place::Pinned { offset, .. } = parameter.tensor.place() else {
+                    unreachable!("parameters are pinned")
+                };
+                let first = *offset as usize / 256;
+                let count = parameter.tensor.shape().len().div_ceil(64);
+                table[first..first + count].fill([rate, decay]);
+            }
+            buffer.groups.write(gpu, &table)?;
+        }
+        Ok(())
+    }
+
+    /// Records what follows the backward pass of each step: gradients to their places, and, when
+    /// they are added up over several steps, the addition.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] that names a parameter which no gradient reached.
+    pub fn record_gradients(
+        &self,
+        recorder: &mut Recorder,
+        parameters: &Parameters,
+        gradients: &Gradients,
+    ) -> Result<()> {
+        let memories: Vec<Memory> = self.buffers.iter().map(|b| b.gradient.clone()).collect();
+        parameters.place_gradients(recorder, gradients, &memories)?;
+        for buffer in &self.buffers {
+            if let Some(total) = &buffer.total {
+                let [from, to] = [&buffer.gradient, total].map(|m| buffer.whole(m));
+                ops::accumulate(recorder, &to, &from, 1.0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Records one update. It reads the learning rate that [`prepare`](Self::prepare) wrote.
+    pub fn record_update(&self, recorder: &mut Recorder) {
+        let AdamWSettings { betas: [beta1, beta2], eps, max_norm, .. } = self.settings;
+        let params = |len: usize| Params {
+            len: len as u32,
+            per_group: PER_GROUP as u32,
+            accumulate: 0,
+            parts: 0,
+            max_norm: max_norm.unwrap_or(0.0),
+            beta1,
+            beta2,
+            eps,
+        };
+        let rows: usize = self.buffers.iter().map(|b| b.len.div_ceil(PER_GROUP)).sum();
+        let squares = recorder.empty([rows, 64]);
+        let mut row = 0;
+        for buffer in &self.buffers {
+            let groups = buffer.len.div_ceil(PER_GROUP);
+            let params = Params { accumulate: row as u32, ..params(buffer.len) };
+            let gradient = buffer.whole(buffer.total.as_ref().unwrap_or(&buffer.gradient));
+            recorder
+                .run(&SQUARE_SUMS, params, &[&gradient, &squares], Grid::rows(groups))
+                .flops(2 * buffer.len);
+            row += groups;
+        }
+        let sums = ops::sum_rows(recorder, &squares, rows, 64);
+        let total = Params { parts: 1, ..params(0) };
+        recorder.run(&GLOBAL_NORM, total, &[&sums, &self.step, &self.norm], Grid::rows(1));
+        for buffer in &self.buffers {
+            let total = buffer.total.as_ref();
+            let [gradient, values, m, v] =
+                [total.unwrap_or(&buffer.gradient), &buffer.values, &buffer.m, &buffer.v]
+                    .map(|m| buffer.whole(m));
+            let bound = [&gradient, &buffer.groups, &self.step, &self.norm, &values, &m, &v];
+            let grid = Grid::rows(buffer.len.div_ceil(PER_GROUP));
+            recorder.run(&ADAMW, params(buffer.len), &bound, grid).flops(16 * buffer.len);
+            if let Some(total) = total {
+                ops::clear(recorder, &buffer.whole(total));
+            }
+        }
+    }
+
+    /// Writes what the next update needs; call before each replay that contains one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Device`] when the device has no room.
+    pub fn prepare(&mut self, gpu: &Gpu, lr: f64) -> Result<()> {
+        self.updates += 1;
+        let [beta1, beta2] = self.settings.betas.map(f64::from);
+        let n = self.updates.min(i32::MAX as u64) as i32;
+        let corrections = [1.0 - beta1.powi(n), (1.0 - beta2.powi(n)).sqrt()];
+        let factor = 1.0 / self.settings.accumulate as f64;
+        self.step.write(gpu, &[lr, corrections[0], corrections[1], factor].map(|v| v as f32))
+    }
+
+    /// Updates so far.
+    pub fn updates(&self) -> u64 {
+        self.updates
+    }
+
+    /// `[2]`: the global L2 norm of the last update's gradient before clipping, and the factor that
+    /// clipping gave it.
+    pub fn norm(&self) -> &Tensor {
+        &self.norm
+    }
+
+    /// Adds the moments to a checkpoint: `optimizer.m.NAME`, `optimizer.v.NAME`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Device`] when the device was lost.
+    pub fn save(&self, gpu: &Gpu, parameters: &Parameters, checkpoint: &mut Checkpoint) -> Result<()> {
+        for (name, [m, v]) in self.moments(parameters) {
+            let shape = m.shape().clone();
+            let entry = |values: Vec<f32>| Entry::from_f32(shape.clone(), &values);
+            checkpoint.insert(&format!("optimizer.m.{name}"), entry(m.read(gpu)?));
+            checkpoint.insert(&format!("optimizer.v.{name}"), entry(v.read(gpu)?));
+        }
+        Ok(())
+    }
+
+    /// Takes the moments back from a checkpoint, after `updates` updates.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MissingParameters`], [`Error::ParameterShape`]; `path` is for the message.
+    pub fn load(
+        &mut self,
+        gpu: &Gpu,
+        parameters: &Parameters,
+        checkpoint: &Checkpoint,
+        path: &Path,
+        updates: u64,
+    ) -> Result<()> {
+        for (name, moments) in self.moments(parameters) {
+            for (kind, tensor) in ["m", "v"].into_iter().zip(moments) {
+                let name = format!("optimizer.{kind}.{name}");
+                let Some(entry) = checkpoint.get(&name) else {
+                    return Err(Error::MissingParameters { path: path.to_owned(), names: vec![name] });
+                };
+                if entry.shape != *tensor.shape() {
+                    return Err(Error::ParameterShape {
+                        path: path.to_owned(),
+                        name,
+                        found: entry.shape.clone(),
+                        wanted: tensor.shape().clone(),
+                    });
+                }
+                let values =
+                    entry.to_f32().map_err(|e| Error::invalid_file(path, format!("{name}: {e}")))?;
+                tensor.write(gpu, &values)?;
+            }
+        }
+        self.updates = updates;
+        Ok(())
+    }
+
+    fn moments<'a>(
+        &'a self,
+        parameters: &'a Parameters,
+    ) -> impl Iterator<Item = (&'a str, [Tensor; 2])> {
+        parameters.trained().map(|(name, parameter)| {
+            let buffer = &self.buffers[parameter.buffer.expect("is trained")];
+            (name, [parameter.tensor.twin(&buffer.m), parameter.tensor.twin(&buffer.v)])
+        })
+    }
+}
+
+impl Buffer {
+    /// All of one of the buffer's memories as one tensor.
+    fn whole(&self, memory: &Memory) -> Tensor {
+        Tensor::all_of(memory, self.len)
+    }
+}
