@@ -309,15 +309,11 @@ mod tests {
         let mut log = RunLog::create(&path).unwrap();
         train(&mut log, 1, 3);
         let bytes = fs::read(&path).unwrap();
-        let whole = |len: usize| {
-            let complete = read(&path).unwrap().len();
-            let newlines = bytes[..len].iter().filter(|&&b| b == b'\n').count();
-            // A line that lacks nothing but its end counts.
-            assert!(complete == newlines || bytes[len] == b'\n' && complete == newlines + 1);
-        };
         for len in 0..bytes.len() {
             fs::write(&path, &bytes[..len]).unwrap();
-            whole(len);
+            // A line that lacks nothing but its end is whole.
+            let ends = bytes[..=len].iter().filter(|&&b| b == b'\n').count();
+            assert_eq!(read(&path).unwrap().len(), ends, "{len} bytes");
             RunLog::resume(&path, 99).unwrap().write(&Event::Step(step(9))).unwrap();
             assert_eq!(read(&path).unwrap().last().unwrap()["iteration"], 9, "{len}");
         }
