@@ -203,7 +203,7 @@ impl Default for Recipe {
             seed: 0,
             model: ModelConfig { num_classes: 0, ..ModelConfig::default() },
             data: DataTable::default(),
-            augment: Augment::new(),
+            augment: Augment::default(),
             optimizer: OptimizerTable::default(),
             schedule: ScheduleTable::default(),
             loss: LossTable::default(),
@@ -274,13 +274,14 @@ fn official_augment(side: i64, cat_max_ratio: f64) -> Augment {
         ("short".into(), Value::from(side)),
         ("ratios".into(), array(&[0.5, 0.75, 1.0, 1.25, 1.5, 1.75]).into()),
     ]);
-    Table::from_iter([
+    let table = Table::from_iter([
         ("resize".into(), Value::from(resize)),
         ("crop_size".into(), vec![side; 2].into()),
         ("cat_max_ratio".into(), cat_max_ratio.into()),
         ("flip".into(), 0.5.into()),
         ("photometric".into(), true.into()),
-    ])
+    ]);
+    table.try_into().expect("these are keys of [augment]")
 }
 
 impl Recipe {
@@ -764,12 +765,13 @@ mod tests {
     fn the_official_sizes_differ_where_they_should() {
         let get = |name| Recipe::preset(name).unwrap();
         let [t, s, b, l] = ["semask-t", "semask-s", "semask-b", "semask-l"].map(get);
-        let ratio = |recipe: &Recipe| recipe.augment["cat_max_ratio"].as_float().unwrap();
+        let augment = |recipe: &Recipe| Table::try_from(&recipe.augment).unwrap();
+        let ratio = |recipe: &Recipe| augment(recipe)["cat_max_ratio"].as_float().unwrap();
         assert_eq!([&t, &s, &b, &l].map(ratio), [0.75, 1.0, 1.0, 1.0]);
-        let side = |recipe: &Recipe| recipe.augment["crop_size"][1].as_integer().unwrap();
+        let side = |recipe: &Recipe| augment(recipe)["crop_size"][1].as_integer().unwrap();
         assert_eq!([&t, &s, &b, &l].map(side), [512, 512, 512, 640]);
         assert_eq!([&t, &s, &b, &l].map(|r| r.eval.resize.unwrap()[0]), [2048, 2048, 2048, 2560]);
-        assert_eq!(l.augment["resize"]["long"].as_integer(), Some(2560));
+        assert_eq!(augment(&l)["resize"]["long"].as_integer(), Some(2560));
         assert_eq!(
             [&t, &s, &b, &l].map(|r| r.loss.ohem_min_kept),
             [None, None, None, Some(100_000)]
@@ -801,10 +803,10 @@ mod tests {
         assert_eq!(recipe.optimizer.no_decay, ["x"]);
         assert_eq!(recipe.loss.ohem_min_kept, None);
         assert_eq!(recipe.model, base.model);
-        let mut augment = base.augment;
+        let mut augment = Table::try_from(base.augment).unwrap();
         augment["flip"] = 0.0.into();
         augment["resize"]["short"] = 9.into();
-        assert_eq!(recipe.augment, augment);
+        assert_eq!(Table::try_from(recipe.augment).unwrap(), augment);
     }
 
     #[test]
