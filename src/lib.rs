@@ -1,5 +1,6 @@
 //! SeMask semantic segmentation, training and inference, on hand-written WGSL kernels.
 
+pub mod checkpoint;
 pub mod error;
 pub mod gpu;
 pub mod model;

@@ -1,1 +1,14 @@
-//! Training: recipes, schedules, checkpoints, metrics, logs.
+//! Training: recipes, schedules, metrics, the log and the display.
+//!
+//! - [`recipe`]: everything that decides a run, from a TOML file
+//! - [`schedule`]: the learning rate of each iteration
+//! - [`metrics`]: scores from counts of pixels
+//! - [`log`]: the run's record on disk
+//! - [`progress`]: what the terminal shows meanwhile
+
+pub mod log;
+pub mod metrics;
+pub mod progress;
+pub mod recipe;
+pub mod schedule;
+mod strict;
