@@ -231,12 +231,17 @@ impl AdamW {
     /// # Errors
     ///
     /// [`Error::Device`] when the device was lost.
-    pub fn save(&self, gpu: &Gpu, parameters: &Parameters, checkpoint: &mut Checkpoint) -> Result<()> {
+    pub fn save(
+        &self,
+        gpu: &Gpu,
+        parameters: &Parameters,
+        checkpoint: &mut Checkpoint,
+    ) -> Result<()> {
         for (name, [m, v]) in self.moments(parameters) {
             let shape = m.shape().clone();
             let entry = |values: Vec<f32>| Entry::from_f32(shape.clone(), &values);
-            checkpoint.insert(&format!("optimizer.m.{name}"), entry(m.read(gpu)?));
-            checkpoint.insert(&format!("optimizer.v.{name}"), entry(v.read(gpu)?));
+            checkpoint.insert(format!("optimizer.m.{name}"), entry(m.read(gpu)?));
+            checkpoint.insert(format!("optimizer.v.{name}"), entry(v.read(gpu)?));
         }
         Ok(())
     }
@@ -258,18 +263,22 @@ impl AdamW {
             for (kind, tensor) in ["m", "v"].into_iter().zip(moments) {
                 let name = format!("optimizer.{kind}.{name}");
                 let Some(entry) = checkpoint.get(&name) else {
-                    return Err(Error::MissingParameters { path: path.to_owned(), names: vec![name] });
+                    return Err(Error::MissingParameters {
+                        path: path.to_owned(),
+                        names: vec![name],
+                    });
                 };
-                if entry.shape != *tensor.shape() {
+                if entry.shape() != tensor.shape() {
                     return Err(Error::ParameterShape {
                         path: path.to_owned(),
                         name,
-                        found: entry.shape.clone(),
+                        found: entry.shape().clone(),
                         wanted: tensor.shape().clone(),
                     });
                 }
-                let values =
-                    entry.to_f32().map_err(|e| Error::invalid_file(path, format!("{name}: {e}")))?;
+                let values = entry
+                    .to_f32()
+                    .map_err(|e| Error::invalid_file(path, format!("{name}: {e}")))?;
                 tensor.write(gpu, &values)?;
             }
         }

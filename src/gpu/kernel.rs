@@ -36,7 +36,12 @@ macro_rules! source {
     ($file:literal, subgroup $other:literal) => {
         $crate::gpu::Source {
             text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $file, ".wgsl")),
-            subgroup: Some(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $other, ".wgsl"))),
+            subgroup: Some(include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/shaders/",
+                $other,
+                ".wgsl"
+            ))),
         }
     };
 }

@@ -21,7 +21,12 @@ impl Linear {
     }
 
     /// [`new`](Self::new) with another deviation of the weights.
-    pub fn with_std(mut scope: ParameterScope<'_>, inputs: usize, outputs: usize, std: f32) -> Self {
+    pub fn with_std(
+        mut scope: ParameterScope<'_>,
+        inputs: usize,
+        outputs: usize,
+        std: f32,
+    ) -> Self {
         Self {
             weight: scope.create("weight", [outputs, inputs], Init::Normal { std }),
             bias: scope.create("bias", [outputs], Init::Constant(0.0)),

@@ -145,12 +145,13 @@ impl Parameters {
         for (name, parameter) in self.iter() {
             let entry = checkpoint.get(name).expect("none is missing");
             let wanted = parameter.tensor.shape();
-            let values = entry.to_f32().map_err(|e| Error::invalid_file(path, format!("{name}: {e}")))?;
-            if entry.shape.dims() == wanted.dims() {
+            let values =
+                entry.to_f32().map_err(|e| Error::invalid_file(path, format!("{name}: {e}")))?;
+            if entry.shape().dims() == wanted.dims() {
                 parameter.tensor.write(gpu, &values)?;
                 continue;
             }
-            let resized = match (entry.shape.dims(), wanted.dims()) {
+            let resized = match (entry.shape().dims(), wanted.dims()) {
                 (&[rows, heads], &[wanted_rows, wanted_heads])
                     if heads == wanted_heads && name.ends_with("relative_position_bias_table") =>
                 {
@@ -162,14 +163,19 @@ impl Parameters {
                 return Err(Error::ParameterShape {
                     path: path.to_owned(),
                     name: name.to_owned(),
-                    found: entry.shape.clone(),
+                    found: entry.shape().clone(),
                     wanted: wanted.clone(),
                 });
             };
             parameter.tensor.write(gpu, &values)?;
         }
         let known = |name: &str| self.by_name.contains_key(name);
-        Ok(checkpoint.names().filter(|name| !known(name)).map(str::to_owned).collect())
+        Ok(checkpoint
+            .parameters()
+            .map(|(name, _)| name)
+            .filter(|name| !known(name))
+            .map(str::to_owned)
+            .collect())
     }
 
     /// Adds all values to a checkpoint, under their names.

@@ -10,11 +10,11 @@ mod softmax;
 mod window_attention;
 
 pub use drop::{drop_path, dropout, dropout2d};
-pub(crate) use elementwise::{clear, copy};
 pub use elementwise::{accumulate, add, fill, gelu, relu, scale, sum_of};
-pub(crate) use reduce::sum_rows;
+pub(crate) use elementwise::{clear, copy};
 pub use layer_norm::layer_norm;
 pub use matmul::{linear, linear_gelu, linear_residual, matmul};
+pub(crate) use reduce::sum_rows;
 pub use semantic_attention::{gated_residual, semantic_attention};
 pub use softmax::softmax;
 pub use window_attention::{Windows, relative_position_bias, window_attention};

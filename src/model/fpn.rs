@@ -1,0 +1,96 @@
+//! The Semantic-FPN head and the light semantic decoder beside it.
+
+use super::{Features, ModelConfig};
+use crate::nn::{BatchNorm, Conv3x3, Linear, ParameterScope};
+use crate::{Tape, Tensor, ops};
+
+/// Semantic FPN (Kirillov et al. 2019, <https://arxiv.org/abs/1901.02446>): each level is convolved
+/// and doubled until it has stride 4, the sum is classified.
+#[derive(Debug)]
+pub struct FpnHead {
+    scale_heads: Vec<Vec<Unit>>,
+    conv_seg: Linear,
+    num_classes: usize,
+    dropout: f32,
+}
+
+/// Convolution, batch norm, rectifier.
+#[derive(Debug)]
+struct Unit {
+    conv: Conv3x3,
+    bn: BatchNorm,
+}
+
+impl FpnHead {
+    /// The head of `config`.
+    pub fn new(mut scope: ParameterScope<'_>, config: &ModelConfig) -> Self {
+        let (channels, classes) = (config.channels, config.num_classes);
+        let mut heads = scope.at("scale_heads");
+        let mut head = |level: usize| {
+            let mut chain = heads.at(level);
+            let unit = |k: usize| {
+                let inputs = if k == 0 { config.stage_channels(level) } else { channels };
+                // The chain's odd places are the doublings, which have no parameters.
+                let mut scope = chain.at(2 * k);
+                Unit {
+                    conv: Conv3x3::new(scope.at("conv"), inputs, channels),
+                    bn: BatchNorm::new(scope.at("bn"), channels),
+                }
+            };
+            (0..level.max(1)).map(unit).collect()
+        };
+        let scale_heads = (0..config.depths.len()).map(&mut head).collect();
+        Self {
+            scale_heads,
+            conv_seg: Linear::with_std(scope.at("conv_seg"), channels, classes, 0.01),
+            num_classes: classes,
+            dropout: config.dropout,
+        }
+    }
+
+    /// Class logits `[B, H / 4, W / 4, K]`.
+    pub fn forward(&self, tape: &mut Tape, maps: &[Tensor]) -> Tensor {
+        let mut total: Option<Tensor> = None;
+        for (level, (units, map)) in self.scale_heads.iter().zip(maps).enumerate() {
+            let mut x = map.clone();
+            for unit in units {
+                x = unit.conv.forward(tape, &x);
+                x = unit.bn.forward_relu(tape, &x);
+                if level > 0 {
+                    x = double(tape, &x);
+                }
+            }
+            total = Some(match &total {
+                None => x,
+                // Sizes differ by one where a stage's was odd.
+                Some(total) => ops::resize_add(tape, &x, total),
+            });
+        }
+        let total = total.expect("four levels");
+        let total = ops::dropout2d(tape, &total, self.dropout);
+        debug_assert_eq!(self.conv_seg.weight.dims()[0], self.num_classes);
+        self.conv_seg.forward(tape, &total)
+    }
+}
+
+/// The semantic decoder: the stages' class logits, doubled to stride 4 and summed. It has no
+/// parameters and is only used for its loss.
+pub fn semantic_branch(tape: &mut Tape, features: &Features) -> Option<Tensor> {
+    let mut total: Option<Tensor> = None;
+    for (level, prior) in features.priors.iter().enumerate() {
+        let Some(prior) = prior else { continue };
+        let mut p = prior.clone();
+        for _ in 0..level {
+            p = double(tape, &p);
+        }
+        total = Some(match &total {
+            None => p,
+            Some(total) => ops::resize_add(tape, &p, total),
+        });
+    }
+    total
+}
+
+fn double(tape: &mut Tape, x: &Tensor) -> Tensor {
+    ops::resize(tape, x, 2 * x.dims()[1], 2 * x.dims()[2])
+}
