@@ -3,10 +3,12 @@
 //! A reference is a loop over `f64` that anyone can check against the paper. It covers the forward
 //! pass only: gradients are compared with finite differences of that same loop.
 
+mod fixtures;
 mod support;
 
 mod drop;
 mod elementwise;
 mod matmul;
 mod reduce;
+mod resize;
 mod shaders;
