@@ -6,6 +6,7 @@
 mod fixtures;
 mod support;
 
+mod cross_entropy;
 mod drop;
 mod elementwise;
 mod matmul;
