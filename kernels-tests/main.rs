@@ -3,14 +3,17 @@
 //! A reference is a loop over `f64` that anyone can check against the paper. It covers the forward
 //! pass only: gradients are compared with finite differences of that same loop.
 
+mod fixtures;
 mod support;
 
+mod cross_entropy;
 mod drop;
 mod elementwise;
 mod layer_norm;
 mod matmul;
 mod reduce;
 mod semantic_attention;
+mod resize;
 mod shaders;
 mod softmax;
 mod window_attention;

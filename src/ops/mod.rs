@@ -1,5 +1,6 @@
 //! Differentiable operations: one file per family, each next to its `shaders/*.wgsl`.
 
+mod cross_entropy;
 mod drop;
 mod elementwise;
 mod layer_norm;
@@ -8,7 +9,9 @@ mod reduce;
 mod semantic_attention;
 mod softmax;
 mod window_attention;
+mod resize;
 
+pub use cross_entropy::{CrossEntropy, CrossEntropyOutput, cross_entropy};
 pub use drop::{drop_path, dropout, dropout2d};
 pub use elementwise::{accumulate, add, fill, gelu, relu, scale, sum_of};
 pub(crate) use elementwise::{clear, copy};
@@ -18,6 +21,7 @@ pub(crate) use reduce::sum_rows;
 pub use semantic_attention::{gated_residual, semantic_attention};
 pub use softmax::softmax;
 pub use window_attention::{Windows, relative_position_bias, window_attention};
+pub use resize::{resize, resize_add};
 
 use crate::gpu::Kernel;
 use crate::optim;
@@ -34,6 +38,8 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
         semantic_attention::KERNELS,
         softmax::KERNELS,
         window_attention::KERNELS,
+        resize::KERNELS,
+        cross_entropy::KERNELS,
     ]
     .into_iter()
     .flatten()

@@ -1,0 +1,141 @@
+//! Bilinear resizing: `shaders/resize.wgsl`.
+
+use super::elementwise;
+use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
+use crate::{Tape, Tensor};
+
+const SOURCES: &[Source] = &[source!("resize"), source!("lib/bilinear")];
+
+static FORWARD: Kernel = kernel("forward", &["x", "y"]);
+static FORWARD_ADD: Kernel = kernel("forward_add", &["x", "other", "y"]);
+static BACKWARD: Kernel = kernel("backward", &["dy", "dx"]);
+pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &FORWARD_ADD, &BACKWARD];
+
+const fn kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
+    Kernel::new("resize", entry, SOURCES, Params::FIELDS, bindings)
+}
+
+params! {
+    struct Params {
+        rows: u32,
+        height: u32,
+        width: u32,
+        goal_height: u32,
+        goal_width: u32,
+        channels: u32,
+    }
+}
+
+/// Largest side of an image: `(2 d + 1) · side` stays below 2³².
+pub(super) const MAX_SIDE: usize = 32_767;
+
+/// `x` as `[B, h, w, C]`.
+#[track_caller]
+pub(super) fn image(op: &str, x: &Tensor) -> [usize; 4] {
+    let [batch, height, width, channels] = *x.dims() else {
+        panic!("{op}: {:?} is not [B, h, w, C]", x.shape())
+    };
+    let most = height.max(width);
+    assert!(!x.shape().is_empty() && most <= MAX_SIDE, "{op}: an image of {:?}", x.shape());
+    [batch, height, width, channels]
+}
+
+/// Workgroups that walk 16 pixels of 32 channels each.
+pub(super) fn walks(rows: usize, width: usize, channels: usize) -> Grid {
+    Grid::rows(rows * width.div_ceil(16) * channels.div_ceil(32))
+}
+
+/// Resizes `x` bilinearly: output pixel `d` lies at `(d + ½) · in / out − ½` of the input.
+///
+/// - `x`: `[B, h, w, C]`
+/// - returns `[B, height, width, C]`; `x` itself if that is its size
+///
+/// Equals `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)` but for the
+/// layout. Keeps nothing for the backward pass.
+///
+/// # Panics
+///
+/// If `x` is no image, or a side is 0 or above 32 767.
+#[track_caller]
+pub fn resize(tape: &mut Tape, x: &Tensor, height: usize, width: usize) -> Tensor {
+    let [_, from_height, from_width, _] = image("resize", x);
+    if (from_height, from_width) == (height, width) {
+        return x.clone();
+    }
+    let y = forward(tape.recorder(), x, None, height, width);
+    let shape = x.shape().clone();
+    tape.record([x], y, move |recorder, dy| [Some(backward(recorder, dy, shape.dims()))])
+}
+
+/// `other + resize(x)`, in one kernel: the sum of pyramid levels. `x` is resized to the size of
+/// `other`.
+///
+/// - `x`: `[B, h, w, C]`
+/// - `other`: `[B, H, W, C]`
+/// - returns `[B, H, W, C]`
+///
+/// Keeps nothing for the backward pass.
+///
+/// # Panics
+///
+/// If batch or channels differ, or as [`resize`].
+#[track_caller]
+pub fn resize_add(tape: &mut Tape, x: &Tensor, other: &Tensor) -> Tensor {
+    let [batch, from_height, from_width, channels] = image("resize_add", x);
+    let [_, height, width, _] = image("resize_add", other);
+    assert_eq!(other.dims(), [batch, height, width, channels], "resize_add: {:?}", x.shape());
+    if (from_height, from_width) == (height, width) {
+        return elementwise::add(tape, x, other);
+    }
+    let y = forward(tape.recorder(), x, Some(other), height, width);
+    let (shape, wanted) = (x.shape().clone(), x.is_tracked());
+    tape.record([x, other], y, move |recorder, dy| {
+        [wanted.then(|| backward(recorder, dy, shape.dims())), Some(dy.clone())]
+    })
+}
+
+#[track_caller]
+fn forward(
+    recorder: &mut Recorder,
+    x: &Tensor,
+    other: Option<&Tensor>,
+    height: usize,
+    width: usize,
+) -> Tensor {
+    let [batch, from_height, from_width, channels] = image("resize", x);
+    let y = recorder.empty([batch, height, width, channels]);
+    image("resize", &y);
+    let params = Params {
+        rows: (batch * height) as u32,
+        height: from_height as u32,
+        width: from_width as u32,
+        goal_height: height as u32,
+        goal_width: width as u32,
+        channels: channels as u32,
+    };
+    let grid = walks(batch * height, width, channels);
+    let dispatch = match other {
+        None => recorder.run(&FORWARD, params, &[x, &y], grid),
+        Some(other) => recorder.run(&FORWARD_ADD, params, &[x, other, &y], grid),
+    };
+    dispatch.flops(8 * y.shape().len());
+    y
+}
+
+/// The gradient of an image of `shape`, from that of the resized image.
+fn backward(recorder: &mut Recorder, dy: &Tensor, shape: &[usize]) -> Tensor {
+    let [_, goal_height, goal_width, _] = image("resize", dy);
+    let dx = recorder.empty(shape);
+    let [batch, height, width, channels] = image("resize", &dx);
+    let params = Params {
+        rows: (batch * height) as u32,
+        height: height as u32,
+        width: width as u32,
+        goal_height: goal_height as u32,
+        goal_width: goal_width as u32,
+        channels: channels as u32,
+    };
+    let grid = walks(batch * height, width, channels);
+    recorder.run(&BACKWARD, params, &[dy, &dx], grid).flops(8 * dy.shape().len());
+    dx
+}
