@@ -303,7 +303,8 @@ impl Gpu {
             let _ = sender.send(mapped);
         });
         self.wait(DOING)?;
-        let mapped = receiver.try_recv().map_err(|e| failed(e.to_string()))?;
+        // Another thread that polls may be about to call back.
+        let mapped = receiver.recv().map_err(|e| failed(e.to_string()))?;
         mapped.map_err(|e| failed(e.to_string()))?;
         let bytes = staging.get_mapped_range(..).map_err(|e| failed(e.to_string()))?;
         Ok(bytes[..].to_vec())
