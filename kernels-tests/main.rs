@@ -5,8 +5,11 @@
 
 mod support;
 
+mod batch_norm;
 mod drop;
 mod elementwise;
 mod matmul;
+mod patch;
 mod reduce;
 mod shaders;
+mod window;
