@@ -17,6 +17,7 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;        // [R, C]
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;  // [parts, C]
+@group(0) @binding(3) var<storage, read_write> z: array<f32>;  // [C]
 
 // ---- sum_rows: x -> y ----------------------------------------------------------------------------
 // x of the grid: 64 columns; y: part.
@@ -45,4 +46,24 @@ fn sum_rows(
     }
     let at = group.y * params.columns + column;
     y[at] = select(0.0, y[at], params.accumulate != 0u) + params.alpha * total;
+}
+
+// ---- sum_pairs: x [R, 2, C] -> y [C], z [C] ------------------------------------------------------
+
+@compute @workgroup_size(64)
+fn sum_pairs(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let column = group.x * 64u + lane;
+    if column >= params.columns {
+        return;
+    }
+    var sums = vec2(0.0);
+    for (var row = 0u; row < params.rows; row++) {
+        let at = row * 2u * params.columns + column;
+        sums += vec2(x[at], x[at + params.columns]);
+    }
+    y[column] = sums.x;
+    z[column] = sums.y;
 }

@@ -28,8 +28,8 @@ struct Inner {
     slowness: AtomicU32,
 }
 
-/// File, entry point, variant, constants.
-type PipelineKey = (&'static str, &'static str, bool, Vec<(&'static str, u64)>);
+/// Kernel (by address: its sources may differ where its names do not), variant, constants.
+type PipelineKey = (usize, bool, Vec<(&'static str, u64)>);
 
 /// What kernels and plans need to know of a device; [`Gpu::profile`] tells a real one's.
 #[derive(Clone, Debug, PartialEq)]
@@ -328,7 +328,7 @@ impl Gpu {
     pub(super) fn pipeline(&self, dispatch: &Dispatch) -> Arc<Pipeline> {
         let Dispatch { kernel, constants, subgroup, .. } = dispatch;
         let bits = constants.iter().map(|(name, value)| (*name, value.to_bits())).collect();
-        let key = (kernel.file, kernel.entry, *subgroup, bits);
+        let key = (std::ptr::from_ref(*kernel).addr(), *subgroup, bits);
         let mut pipelines = self.inner.pipelines.lock().expect("no panic while compiling");
         pipelines.entry(key).or_insert_with(|| Arc::new(self.compile(dispatch))).clone()
     }

@@ -81,10 +81,8 @@ impl Kernel {
     /// The whole WGSL module; `subgroup` chooses the variant made of subgroup operations.
     pub fn wgsl(&self, subgroup: bool) -> String {
         let pick = |s: &Source| if subgroup { s.subgroup.unwrap_or(s.text) } else { s.text };
-        // On the first line, so that line numbers stay those of the file.
-        let enable = if subgroup { "enable subgroups; " } else { "" };
         let parts: Vec<_> = self.sources.iter().map(pick).collect();
-        format!("{enable}{}", parts.concat())
+        parts.concat()
     }
 
     /// The binding number and access of `params` and then of [`bindings`](Self::bindings).

@@ -131,8 +131,10 @@ pub(crate) fn product(
     let Extents { batch, m, k, n } = extents;
     assert!(batch > 0 && m > 0 && n > 0, "product: nothing to do for {extents:?}");
     assert_eq!(c.col_stride, 1, "product: columns of the result are contiguous");
+    // Parts are added up into a whole tensor.
+    let whole = c.tensor.shape().len() == m * n;
     let splits = match epilogue {
-        Epilogue::Plain { .. } => splits(recorder, extents),
+        Epilogue::Plain { .. } if whole => splits(recorder, extents),
         _ => 1,
     };
     let (alpha, accumulate) = match epilogue {

@@ -3,30 +3,44 @@
 mod batch_norm;
 mod drop;
 mod elementwise;
+mod layer_norm;
 mod matmul;
 mod patch;
 mod reduce;
+mod semantic_attention;
+mod softmax;
 mod window;
+mod window_attention;
 
 pub use batch_norm::{BatchNorm, Running, batch_norm};
 pub use drop::{drop_path, dropout, dropout2d};
 pub use elementwise::{accumulate, add, fill, gelu, relu, scale, sum_of};
+pub use layer_norm::layer_norm;
 pub use matmul::{linear, linear_gelu, linear_residual, matmul};
 pub use patch::{patch_merge, patchify};
+pub use semantic_attention::{gated_residual, semantic_attention};
+pub use softmax::softmax;
 pub use window::{window_partition, window_reverse};
+pub use window_attention::{Windows, relative_position_bias, window_attention};
 
 use crate::gpu::Kernel;
 
 /// Every kernel of the crate; the tests validate each of them.
 pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
-    let families = [
+    [
         batch_norm::KERNELS,
         drop::KERNELS,
         elementwise::KERNELS,
+        layer_norm::KERNELS,
         matmul::KERNELS,
         patch::KERNELS,
         reduce::KERNELS,
+        semantic_attention::KERNELS,
+        softmax::KERNELS,
         window::KERNELS,
-    ];
-    families.into_iter().flatten().copied()
+        window_attention::KERNELS,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
 }

@@ -5,8 +5,13 @@ use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
 
 const SOURCES: &[Source] = &[source!("reduce")];
 
-static SUM_ROWS: Kernel = Kernel::new("reduce", "sum_rows", SOURCES, Params::FIELDS, &["x", "y"]);
-pub(super) const KERNELS: &[&Kernel] = &[&SUM_ROWS];
+static SUM_ROWS: Kernel = kernel("sum_rows", &["x", "y"]);
+static SUM_PAIRS: Kernel = kernel("sum_pairs", &["x", "y", "z"]);
+pub(super) const KERNELS: &[&Kernel] = &[&SUM_ROWS, &SUM_PAIRS];
+
+const fn kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
+    Kernel::new("reduce", entry, SOURCES, Params::FIELDS, bindings)
+}
 
 params! {
     struct Params { rows: u32, columns: u32, rows_per_part: u32, accumulate: u32, alpha: f32 }
@@ -54,4 +59,24 @@ pub(crate) fn sum_rows_into(
     let grid = Grid([groups, parts as u32, 1]);
     recorder.run(&SUM_ROWS, first, &[x, &partial], grid).flops(rows * columns);
     sum_rows_into(recorder, &partial, parts, columns, y, alpha, accumulate);
+}
+
+/// `y = Σ x[r, 0]` and `z = Σ x[r, 1]` for `x` `[rows, 2, columns]`: two gradients from one pass.
+pub(crate) fn sum_pairs(
+    recorder: &mut Recorder,
+    x: &Tensor,
+    rows: usize,
+    columns: usize,
+    y: &Tensor,
+    z: &Tensor,
+) {
+    let params = Params {
+        rows: rows as u32,
+        columns: columns as u32,
+        rows_per_part: rows as u32,
+        accumulate: 0,
+        alpha: 1.0,
+    };
+    let grid = Grid([columns.div_ceil(64) as u32, 1, 1]);
+    recorder.run(&SUM_PAIRS, params, &[x, y, z], grid).flops(2 * rows * columns);
 }

@@ -1,0 +1,3 @@
+
+// Room for heads of up to 16 channels.
+const HEAD_VECTORS: u32 = 4u;

@@ -1,0 +1,3 @@
+
+// Room for heads of up to 64 channels.
+const HEAD_VECTORS: u32 = 16u;
