@@ -6,6 +6,7 @@
 mod support;
 
 mod batch_norm;
+mod conv3x3;
 mod drop;
 mod elementwise;
 mod layer_norm;

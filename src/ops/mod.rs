@@ -1,6 +1,7 @@
 //! Differentiable operations: one file per family, each next to its `shaders/*.wgsl`.
 
 mod batch_norm;
+mod conv3x3;
 mod drop;
 mod elementwise;
 mod layer_norm;
@@ -13,6 +14,7 @@ mod window;
 mod window_attention;
 
 pub use batch_norm::{BatchNorm, Running, batch_norm};
+pub use conv3x3::conv3x3;
 pub use drop::{drop_path, dropout, dropout2d};
 pub use elementwise::{accumulate, add, fill, gelu, relu, scale, sum_of};
 pub use layer_norm::layer_norm;
@@ -29,6 +31,7 @@ use crate::gpu::Kernel;
 pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
     [
         batch_norm::KERNELS,
+        conv3x3::KERNELS,
         drop::KERNELS,
         elementwise::KERNELS,
         layer_norm::KERNELS,
