@@ -6,14 +6,18 @@
 mod fixtures;
 mod support;
 
+mod batch_norm;
+mod conv3x3;
 mod cross_entropy;
 mod drop;
 mod elementwise;
 mod layer_norm;
 mod matmul;
+mod patch;
 mod reduce;
-mod semantic_attention;
 mod resize;
+mod semantic_attention;
 mod shaders;
 mod softmax;
+mod window;
 mod window_attention;

@@ -1,25 +1,33 @@
 //! Differentiable operations: one file per family, each next to its `shaders/*.wgsl`.
 
 mod cross_entropy;
+mod batch_norm;
+mod conv3x3;
 mod drop;
 mod elementwise;
 mod layer_norm;
 mod matmul;
+mod patch;
 mod reduce;
 mod semantic_attention;
 mod softmax;
+mod window;
 mod window_attention;
 mod resize;
 
 pub use cross_entropy::{CrossEntropy, CrossEntropyOutput, cross_entropy};
+pub use batch_norm::{BatchNorm, Running, batch_norm};
+pub use conv3x3::conv3x3;
 pub use drop::{drop_path, dropout, dropout2d};
 pub use elementwise::{accumulate, add, fill, gelu, relu, scale, sum_of};
 pub(crate) use elementwise::{clear, copy};
 pub use layer_norm::layer_norm;
 pub use matmul::{linear, linear_gelu, linear_residual, matmul};
 pub(crate) use reduce::sum_rows;
+pub use patch::{patch_merge, patchify};
 pub use semantic_attention::{gated_residual, semantic_attention};
 pub use softmax::softmax;
+pub use window::{window_partition, window_reverse};
 pub use window_attention::{Windows, relative_position_bias, window_attention};
 pub use resize::{resize, resize_add};
 
@@ -29,14 +37,18 @@ use crate::optim;
 /// Every kernel of the crate; the tests validate each of them.
 pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
     [
+        batch_norm::KERNELS,
+        conv3x3::KERNELS,
         drop::KERNELS,
         elementwise::KERNELS,
         layer_norm::KERNELS,
         matmul::KERNELS,
         optim::KERNELS,
+        patch::KERNELS,
         reduce::KERNELS,
         semantic_attention::KERNELS,
         softmax::KERNELS,
+        window::KERNELS,
         window_attention::KERNELS,
         resize::KERNELS,
         cross_entropy::KERNELS,

@@ -1,0 +1,188 @@
+//! 3 × 3 convolution: `shaders/conv3x3.wgsl` for CPU drivers, `shaders/conv3x3_tiled.wgsl` for GPUs.
+
+use super::reduce;
+use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
+use crate::{Tape, Tensor};
+
+const SOURCES: &[Source] = &[source!("conv3x3")];
+const TILED: &[Source] = &[source!("conv3x3_tiled")];
+
+static PACK_WEIGHT: Kernel = kernel("pack_weight", &["weight", "packed"]);
+static PAD: Kernel = kernel("pad", &["x", "packed"]);
+static PAD_STRIPS: Kernel = kernel("pad_strips", &["x", "packed"]);
+static FORWARD: Kernel = kernel("forward", &["padded", "strips", "y"]);
+static BACKWARD_WEIGHT: Kernel = kernel("backward_weight", &["dy", "x_strips", "dweight"]);
+static TILED_FORWARD: Kernel = tiled("forward", &["x", "strips", "y"]);
+static TILED_BACKWARD_WEIGHT: Kernel = tiled("backward_weight", &["dy", "x", "dweight"]);
+pub(super) const KERNELS: &[&Kernel] = &[
+    &PACK_WEIGHT,
+    &PAD,
+    &PAD_STRIPS,
+    &FORWARD,
+    &BACKWARD_WEIGHT,
+    &TILED_FORWARD,
+    &TILED_BACKWARD_WEIGHT,
+];
+
+const fn kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
+    Kernel::new("conv3x3", entry, SOURCES, Params::FIELDS, bindings)
+}
+
+const fn tiled(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
+    Kernel::new("conv3x3_tiled", entry, TILED, Params::FIELDS, bindings)
+}
+
+params! {
+    struct Params {
+        batch: u32,
+        height: u32,
+        width: u32,
+        inputs: u32,
+        outputs: u32,
+        from_output: u32,
+        from_input: u32,
+        turned: u32,
+        splits: u32,
+    }
+}
+
+/// Extents of a convolution.
+#[derive(Clone, Copy, Debug)]
+struct Extents {
+    batch: usize,
+    height: usize,
+    width: usize,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl Extents {
+    #[track_caller]
+    fn new(x: &Tensor, weight: &Tensor) -> Self {
+        let [batch, height, width, inputs] = *x.dims() else {
+            panic!("conv3x3 of {:?}", x.shape())
+        };
+        let outputs = weight.dims()[0];
+        assert_eq!(weight.dims(), [outputs, inputs, 3, 3], "conv3x3: weight for x {:?}", x.shape());
+        assert!(batch * height * width * inputs * outputs > 0, "conv3x3 of {:?}", x.shape());
+        Self { batch, height, width, inputs, outputs }
+    }
+
+    fn params(self) -> Params {
+        Params {
+            batch: self.batch as u32,
+            height: self.height as u32,
+            width: self.width as u32,
+            inputs: self.inputs as u32,
+            outputs: self.outputs as u32,
+            from_output: 9 * self.inputs as u32,
+            from_input: 9,
+            turned: 0,
+            splits: 1,
+        }
+    }
+
+    fn pixels(self) -> usize {
+        self.batch * self.height * self.width
+    }
+
+    fn flops(self) -> usize {
+        2 * 9 * self.pixels() * self.inputs * self.outputs
+    }
+
+    /// Rows of all maps, with the zeros above and below.
+    fn lines(self) -> usize {
+        self.batch * (self.height + 2)
+    }
+}
+
+/// Convolution with a 3 × 3 kernel, padding 1 and stride 1, without bias.
+///
+/// - `x`: `[B, H, W, I]`
+/// - `weight`: `[O, I, 3, 3]`
+/// - returns `[B, H, W, O]`
+///
+/// Equals `torch.nn.functional.conv2d(x, weight, padding=1)`, but for the layout. It is a matrix
+/// product whose left side, nine shifted copies of `x`, is never in memory. Keeps `x`.
+///
+/// # Panics
+///
+/// If the shapes do not fit together or something is empty.
+#[track_caller]
+pub fn conv3x3(tape: &mut Tape, x: &Tensor, weight: &Tensor) -> Tensor {
+    let extents = Extents::new(x, weight);
+    let y = product(tape.recorder(), x, weight, extents, extents.params());
+    let saved = (x.clone(), weight.clone());
+    tape.record([x, weight], y, move |recorder, dy| {
+        let (x, weight) = &saved;
+        let dx = x.is_tracked().then(|| {
+            let Extents { inputs, outputs, .. } = extents;
+            let extents = Extents { inputs: outputs, outputs: inputs, ..extents };
+            let (from_output, from_input) = (9, 9 * inputs as u32);
+            let params = Params { from_output, from_input, turned: 1, ..extents.params() };
+            product(recorder, dy, weight, extents, params)
+        });
+        let dweight = weight.is_tracked().then(|| backward_weight(recorder, x, dy, extents));
+        [dx, dweight]
+    })
+}
+
+/// The convolution of `x` with `weight`, read with the strides of `params`.
+fn product(
+    recorder: &mut Recorder,
+    x: &Tensor,
+    weight: &Tensor,
+    extents: Extents,
+    params: Params,
+) -> Tensor {
+    let Extents { batch, height, width, inputs, outputs } = extents;
+    let y = recorder.empty([batch, height, width, outputs]);
+    let columns = outputs.div_ceil(32);
+    let strips = recorder.empty([columns, 9 * inputs, 32]);
+    let grid = Grid::rows(columns * inputs.div_ceil(16));
+    recorder.run(&PACK_WEIGHT, params, &[weight, &strips], grid);
+    if recorder.profile().cpu {
+        let padded = recorder.empty([batch, height + 2, width + 2, inputs]);
+        recorder.run(&PAD, params, &[x, &padded], Grid::rows(extents.lines()));
+        let grid = Grid::rows(extents.pixels().div_ceil(8) * columns);
+        recorder.run(&FORWARD, params, &[&padded, &strips, &y], grid).flops(extents.flops());
+    } else {
+        let grid = Grid::rows(extents.pixels().div_ceil(64) * outputs.div_ceil(64));
+        recorder.run(&TILED_FORWARD, params, &[x, &strips, &y], grid).flops(extents.flops());
+    }
+    y
+}
+
+fn backward_weight(recorder: &mut Recorder, x: &Tensor, dy: &Tensor, extents: Extents) -> Tensor {
+    let Extents { batch, height, width, inputs, outputs } = extents;
+    let dweight = recorder.empty([outputs, inputs, 3, 3]);
+    let len = 9 * inputs * outputs;
+    let splits = splits(extents);
+    let params = Params { splits: splits as u32, ..extents.params() };
+    let parts = (splits > 1).then(|| recorder.empty([splits, len]));
+    let to = parts.as_ref().unwrap_or(&dweight);
+    if recorder.profile().cpu {
+        let columns = inputs.div_ceil(32);
+        let x_strips = recorder.empty([columns, batch, height + 2, width + 2, 32]);
+        let grid = Grid::rows(columns * extents.lines());
+        recorder.run(&PAD_STRIPS, params, &[x, &x_strips], grid);
+        let grid = Grid::rows_of(9 * outputs.div_ceil(8) * columns, splits);
+        recorder.run(&BACKWARD_WEIGHT, params, &[dy, &x_strips, to], grid).flops(extents.flops());
+    } else {
+        let grid = Grid::rows_of(9 * outputs.div_ceil(64) * inputs.div_ceil(64), splits);
+        recorder.run(&TILED_BACKWARD_WEIGHT, params, &[dy, x, to], grid).flops(extents.flops());
+    }
+    if let Some(parts) = &parts {
+        reduce::sum_rows_into(recorder, parts, splits, len, &dweight, 1.0, false);
+    }
+    dweight
+}
+
+/// In how many parts the sum over all pixels goes: see `matmul`. Each has whole rows of a map.
+fn splits(extents: Extents) -> usize {
+    const PART: usize = 512;
+    const MOST_ELEMENTS: usize = 1 << 22;
+    let len = 9 * extents.inputs * extents.outputs;
+    let most = (extents.pixels() / PART).min(MOST_ELEMENTS / len);
+    most.min(extents.batch * extents.height).clamp(1, 256)
+}
