@@ -13,6 +13,7 @@ mod drop;
 mod elementwise;
 mod layer_norm;
 mod matmul;
+mod models;
 mod patch;
 mod reduce;
 mod resize;

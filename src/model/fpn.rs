@@ -1,7 +1,7 @@
 //! The Semantic-FPN head and the light semantic decoder beside it.
 
 use super::{Features, ModelConfig};
-use crate::nn::{BatchNorm, Conv3x3, Linear, ParameterScope};
+use crate::nn::{BatchNorm, Conv1x1, Conv3x3, ParameterScope};
 use crate::{Tape, Tensor, ops};
 
 /// Semantic FPN (Kirillov et al. 2019, <https://arxiv.org/abs/1901.02446>): each level is convolved
@@ -9,8 +9,7 @@ use crate::{Tape, Tensor, ops};
 #[derive(Debug)]
 pub struct FpnHead {
     scale_heads: Vec<Vec<Unit>>,
-    conv_seg: Linear,
-    num_classes: usize,
+    conv_seg: Conv1x1,
     dropout: f32,
 }
 
@@ -42,8 +41,7 @@ impl FpnHead {
         let scale_heads = (0..config.depths.len()).map(&mut head).collect();
         Self {
             scale_heads,
-            conv_seg: Linear::with_std(scope.at("conv_seg"), channels, classes, 0.01),
-            num_classes: classes,
+            conv_seg: Conv1x1::new(scope.at("conv_seg"), channels, classes, 0.01),
             dropout: config.dropout,
         }
     }
@@ -68,7 +66,6 @@ impl FpnHead {
         }
         let total = total.expect("four levels");
         let total = ops::dropout2d(tape, &total, self.dropout);
-        debug_assert_eq!(self.conv_seg.weight.dims()[0], self.num_classes);
         self.conv_seg.forward(tape, &total)
     }
 }

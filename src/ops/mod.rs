@@ -1,35 +1,35 @@
 //! Differentiable operations: one file per family, each next to its `shaders/*.wgsl`.
 
-mod cross_entropy;
 mod batch_norm;
 mod conv3x3;
+mod cross_entropy;
 mod drop;
 mod elementwise;
 mod layer_norm;
 mod matmul;
 mod patch;
 mod reduce;
+mod resize;
 mod semantic_attention;
 mod softmax;
 mod window;
 mod window_attention;
-mod resize;
 
-pub use cross_entropy::{CrossEntropy, CrossEntropyOutput, cross_entropy};
 pub use batch_norm::{BatchNorm, Running, batch_norm};
 pub use conv3x3::conv3x3;
+pub use cross_entropy::{CrossEntropy, CrossEntropyOutput, cross_entropy};
 pub use drop::{drop_path, dropout, dropout2d};
 pub use elementwise::{accumulate, add, fill, gelu, relu, scale, sum_of};
 pub(crate) use elementwise::{clear, copy};
 pub use layer_norm::layer_norm;
 pub use matmul::{linear, linear_gelu, linear_residual, matmul};
-pub(crate) use reduce::sum_rows;
 pub use patch::{patch_merge, patchify};
+pub(crate) use reduce::sum_rows;
+pub use resize::{resize, resize_add};
 pub use semantic_attention::{gated_residual, semantic_attention};
 pub use softmax::softmax;
 pub use window::{window_partition, window_reverse};
 pub use window_attention::{Windows, relative_position_bias, window_attention};
-pub use resize::{resize, resize_add};
 
 use crate::gpu::Kernel;
 use crate::optim;
