@@ -10,6 +10,7 @@ mod cross_entropy;
 mod drop;
 mod elementwise;
 mod matmul;
+mod predict;
 mod reduce;
 mod resize;
 mod shaders;

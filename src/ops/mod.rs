@@ -4,6 +4,7 @@ mod cross_entropy;
 mod drop;
 mod elementwise;
 mod matmul;
+pub mod predict;
 mod reduce;
 mod resize;
 
@@ -24,6 +25,7 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
         reduce::KERNELS,
         resize::KERNELS,
         cross_entropy::KERNELS,
+        predict::KERNELS,
     ]
     .into_iter()
     .flatten()
