@@ -172,7 +172,7 @@ pub fn softmax_accumulate(
     let lse = recorder.empty([batch, band, width]);
     let grid = Grid::elements(rows * width);
     sized(recorder.run(&NORMALISE, params, &[&logits, &lse], grid), taps, sum.shape().len());
-    let grid = resize::walks(rows, width, classes);
+    let grid = resize::walks(rows, width, classes, 32);
     let dispatch = recorder.run(&ACCUMULATE, params, &[&logits, &lse, sum], grid);
     sized(dispatch, taps, sum.shape().len());
 }
@@ -264,7 +264,7 @@ pub fn window_accumulate(
         map_width: width as u32,
         ..params
     };
-    let grid = resize::walks(batch * size[0], size[1], classes);
+    let grid = resize::walks(batch * size[0], size[1], classes, 32);
     let dispatch = recorder.run(&ADD_WINDOW, params, &[&logits, sum, hits], grid);
     sized(dispatch, taps, batch * size[0] * size[1] * classes);
 }
@@ -288,6 +288,6 @@ pub fn divide_by_count(recorder: &mut Recorder, sum: &Tensor, hits: &Tensor) {
         classes: classes as u32,
         ..Params::default()
     };
-    let grid = resize::walks(batch * height, width, classes);
+    let grid = resize::walks(batch * height, width, classes, 32);
     recorder.run(&DIVIDE, params, &[hits, sum], grid).flops(sum.shape().len());
 }
