@@ -15,6 +15,7 @@ mod layer_norm;
 mod matmul;
 mod models;
 mod patch;
+mod predict;
 mod reduce;
 mod resize;
 mod semantic_attention;

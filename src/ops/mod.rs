@@ -8,6 +8,7 @@ mod elementwise;
 mod layer_norm;
 mod matmul;
 mod patch;
+pub mod predict;
 mod reduce;
 mod resize;
 mod semantic_attention;
@@ -52,6 +53,7 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
         window_attention::KERNELS,
         resize::KERNELS,
         cross_entropy::KERNELS,
+        predict::KERNELS,
     ]
     .into_iter()
     .flatten()
