@@ -9,6 +9,7 @@ mod batch_norm;
 mod conv3x3;
 mod drop;
 mod elementwise;
+mod image;
 mod layer_norm;
 mod matmul;
 mod patch;

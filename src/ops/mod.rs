@@ -4,6 +4,7 @@ mod batch_norm;
 mod conv3x3;
 mod drop;
 mod elementwise;
+mod image;
 mod layer_norm;
 mod matmul;
 mod patch;
@@ -17,6 +18,7 @@ pub use batch_norm::{BatchNorm, Running, batch_norm};
 pub use conv3x3::conv3x3;
 pub use drop::{drop_path, dropout, dropout2d};
 pub use elementwise::{accumulate, add, fill, gelu, relu, scale, sum_of};
+pub use image::{Normalize, normalize, normalize_texture, paint, paint_texture};
 pub use layer_norm::layer_norm;
 pub use matmul::{linear, linear_gelu, linear_residual, matmul};
 pub use patch::{patch_merge, patchify};
@@ -34,6 +36,7 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
         conv3x3::KERNELS,
         drop::KERNELS,
         elementwise::KERNELS,
+        image::KERNELS,
         layer_norm::KERNELS,
         matmul::KERNELS,
         patch::KERNELS,
