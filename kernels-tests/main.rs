@@ -13,6 +13,7 @@ mod image;
 mod layer_norm;
 mod matmul;
 mod patch;
+mod position;
 mod reduce;
 mod semantic_attention;
 mod shaders;

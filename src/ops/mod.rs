@@ -8,6 +8,7 @@ mod image;
 mod layer_norm;
 mod matmul;
 mod patch;
+mod position;
 mod reduce;
 mod semantic_attention;
 mod softmax;
@@ -22,6 +23,7 @@ pub use image::{Normalize, normalize, normalize_texture, paint, paint_texture};
 pub use layer_norm::layer_norm;
 pub use matmul::{linear, linear_gelu, linear_residual, matmul};
 pub use patch::{patch_merge, patchify};
+pub use position::{add_position, resize_bicubic, resize_bicubic_table};
 pub use semantic_attention::{gated_residual, semantic_attention};
 pub use softmax::softmax;
 pub use window::{window_partition, window_reverse};
@@ -40,6 +42,7 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
         layer_norm::KERNELS,
         matmul::KERNELS,
         patch::KERNELS,
+        position::KERNELS,
         reduce::KERNELS,
         semantic_attention::KERNELS,
         softmax::KERNELS,
