@@ -5,9 +5,11 @@ mod conv3x3;
 mod cross_entropy;
 mod drop;
 mod elementwise;
+mod image;
 mod layer_norm;
 mod matmul;
 mod patch;
+mod position;
 pub mod predict;
 mod reduce;
 mod resize;
@@ -22,9 +24,11 @@ pub use cross_entropy::{CrossEntropy, CrossEntropyOutput, cross_entropy};
 pub use drop::{drop_path, dropout, dropout2d};
 pub use elementwise::{accumulate, add, fill, gelu, relu, scale, sum_of};
 pub(crate) use elementwise::{clear, copy};
+pub use image::{Normalize, normalize, normalize_texture, paint, paint_texture};
 pub use layer_norm::layer_norm;
 pub use matmul::{linear, linear_gelu, linear_residual, matmul};
 pub use patch::{patch_merge, patchify};
+pub use position::{add_position, resize_bicubic, resize_bicubic_table};
 pub(crate) use reduce::sum_rows;
 pub use resize::{resize, resize_add};
 pub use semantic_attention::{gated_residual, semantic_attention};
@@ -42,10 +46,12 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
         conv3x3::KERNELS,
         drop::KERNELS,
         elementwise::KERNELS,
+        image::KERNELS,
         layer_norm::KERNELS,
         matmul::KERNELS,
         optim::KERNELS,
         patch::KERNELS,
+        position::KERNELS,
         reduce::KERNELS,
         semantic_attention::KERNELS,
         softmax::KERNELS,
