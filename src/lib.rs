@@ -12,6 +12,8 @@ pub mod tape;
 pub mod tensor;
 
 #[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(feature = "cli")]
 pub mod data;
 #[cfg(feature = "cli")]
 pub mod picture;
