@@ -23,5 +23,6 @@ mod resize;
 mod semantic_attention;
 mod shaders;
 mod softmax;
+mod training;
 mod window;
 mod window_attention;
