@@ -54,8 +54,5 @@ fn without_random_state_nothing_is_dropped() {
     let x = Tensor::from_slice(&GPU, [5], &[1f32; 5]);
     let mut tape = Tape::training(GPU.profile());
     assert_eq!(ops::dropout(&mut tape, &x, 0.5).id(), x.id());
-    let keep = ops::drop_path(&mut tape, 2, 0.5);
-    let keep = tape.recorder().keep(&keep, "keep");
-    run(&GPU, &tape.finish());
-    assert_eq!(keep.read(&GPU).unwrap(), [1.0, 1.0]);
+    assert!(ops::drop_path(&mut tape, 2, 0.5).is_none());
 }

@@ -17,12 +17,14 @@ fn linear(x: &[f64], weight: &[f64], inputs: usize, outputs: usize) -> Vec<f64> 
     product(extents, |r, i| x[r * inputs + i], |i, o| weight[o * inputs + i])
 }
 
-/// Rows, inputs, outputs around the tiles of both kernels: 8 × 32 and 64 × 64 × 16.
-const SHAPES: [(usize, usize, usize); 9] = [
+/// Rows, inputs, outputs around the tiles of both kernels: 16 × 32 and 64 × 64 × 16.
+const SHAPES: [(usize, usize, usize); 11] = [
     (1, 1, 1),
     (7, 5, 3),
     (8, 16, 32),
     (9, 17, 33),
+    (15, 7, 31),
+    (17, 2, 64),
     (63, 15, 65),
     (64, 64, 64),
     (65, 96, 31),
@@ -89,7 +91,7 @@ fn the_residual_epilogue_scales_each_sample_and_adds() {
         |tape, x| {
             // Halves every sample: a fixed factor stands in for the drawn one.
             let keep = ops::fill(tape.recorder(), [batch], 0.5);
-            ops::linear_residual(tape, &x[0], &x[1], &x[2], &x[3], &keep)
+            ops::linear_residual(tape, &x[0], &x[1], &x[2], &x[3], Some(&keep))
         },
         |x| {
             let y = linear(&x[0], &x[1], inputs, outputs);

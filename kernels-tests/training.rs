@@ -11,7 +11,7 @@ use semask_gpu::data::{Image, LabelMap};
 use semask_gpu::random::Rng;
 use semask_gpu::train::log;
 use semask_gpu::train::recipe::Recipe;
-use semask_gpu::train::trainer::{BEST, LATEST, Outcome, TrainOptions, train};
+use semask_gpu::train::trainer::{BEST, LATEST, Outcome, Resume, TrainOptions, train};
 
 use crate::support::GPU;
 
@@ -84,7 +84,7 @@ fn options(folder: &Path, run: &str, sets: &[&str]) -> TrainOptions {
         recipe: Recipe::from_toml_with(RECIPE, "test", sets).unwrap(),
         data: folder.join("data"),
         run: folder.join(run),
-        resume: None,
+        resume: Resume::Never,
         weights: None,
         stop: Arc::new(AtomicBool::new(false)),
     }
@@ -117,13 +117,13 @@ fn events(run: &Path) -> Vec<serde_json::Value> {
 fn it_learns_two_classes() {
     let folder = workshop();
     let sets = [
-        "schedule.iterations=150",
-        "optimizer.lr=1e-2",
+        "schedule.iterations=300",
+        "optimizer.lr=5e-3",
         "model.drop_path_rate=0",
         "augment.photometric=false",
         "eval.split=train",
-        "eval.every=150",
-        "checkpoint.every=150",
+        "eval.every=300",
+        "checkpoint.every=300",
     ];
     let outcome = train(&GPU, options(folder.path(), "run", &sets)).unwrap();
     assert_eq!(outcome, Outcome::Finished);
@@ -131,8 +131,8 @@ fn it_learns_two_classes() {
     let events = events(&run);
     let score = |e: &&serde_json::Value| e["event"] == "eval";
     let last = events.iter().rfind(score).unwrap();
-    // Ground alone would have 0.36.
-    assert!(last["miou"].as_f64().unwrap() > 0.8, "{last}");
+    // Ground alone has 0.42.
+    assert!(last["miou"].as_f64().unwrap() > 0.65, "{last}");
     for picture in ["curve.png", "comparison.png"] {
         assert!(run.join(picture).exists(), "{picture}");
     }
@@ -162,7 +162,7 @@ fn a_stop_between_updates_of_accumulated_gradients_changes_nothing() {
     stopped.stop.store(true, Ordering::Relaxed);
     assert_eq!(train(&GPU, stopped).unwrap(), Outcome::Stopped(1));
     let mut resumed = options(folder.path(), "parts", &sets);
-    resumed.resume = Some(folder.path().join("parts").join(LATEST));
+    resumed.resume = Resume::Auto;
     assert_eq!(train(&GPU, resumed).unwrap(), Outcome::Finished);
     let read = |run: &str| bytes(&folder.path().join(run), LATEST);
     assert!(read("whole") == read("parts"));

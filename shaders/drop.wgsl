@@ -44,6 +44,7 @@ fn draw_keep(
 }
 
 // ---- scale_samples: x, keep -> y = x keep[sample] ------------------------------------------------
+// z of the grid: sample.
 
 @compute @workgroup_size(WORKGROUP)
 fn scale_samples(
@@ -51,9 +52,11 @@ fn scale_samples(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = (group.x + group.y * groups.x) * WORKGROUP + lane;
-    if i < params.len {
-        y[i] = x[i] * keep[i / params.per_sample];
+    let start = (group.x + group.y * groups.x) * 256u;
+    let end = min(start + 256u, params.per_sample);
+    let sample = group.z * params.per_sample;
+    for (var i = start + lane; i < end; i += WORKGROUP) {
+        y[sample + i] = x[sample + i] * keep[group.z];
     }
 }
 

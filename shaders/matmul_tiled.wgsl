@@ -23,6 +23,7 @@ struct Params {
     c_offset: u32,
     c_batch: u32,
     c_row: u32,
+    strip: u32,
     accumulate: u32,
     rows_per_sample: u32,
     alpha: f32,

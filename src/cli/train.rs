@@ -8,7 +8,7 @@ use crate::checkpoint::Checkpoint;
 use crate::gpu::Gpu;
 use crate::train::log;
 use crate::train::recipe::Recipe;
-use crate::train::trainer::{LATEST, Outcome, TrainOptions, train};
+use crate::train::trainer::{Outcome, Resume, TrainOptions, train};
 use crate::{Error, Result};
 
 /// Trains a model.
@@ -63,8 +63,8 @@ impl Args {
     ///
     /// As [`train`].
     pub fn run(self, open: impl FnOnce() -> Result<Gpu>) -> Result<bool> {
-        let resume = self.checkpoint()?;
-        let recipe = self.recipe(resume.as_deref())?;
+        let resume = self.resume()?;
+        let recipe = self.recipe(resume.checkpoint(&self.run).as_deref())?;
         let stop = Arc::new(AtomicBool::new(false));
         let flag = stop.clone();
         // A second Ctrl-C ends the program at once: the last checkpoint stays as it is.
@@ -99,17 +99,15 @@ impl Args {
         }
     }
 
-    /// The checkpoint to continue from.
-    fn checkpoint(&self) -> Result<Option<PathBuf>> {
-        let latest = self.run.join(LATEST);
+    fn resume(&self) -> Result<Resume> {
         match self.resume.as_deref() {
-            Some("auto") => Ok(latest.exists().then_some(latest)),
-            Some(path) => Ok(Some(path.into())),
+            Some("auto") => Ok(Resume::Auto),
+            Some(path) => Ok(Resume::From(path.into())),
             None if self.run.join(log::FILE_NAME).exists() => Err(Error::invalid_file(
                 &self.run,
                 "a run has been here; continue it with --resume auto or choose another folder",
             )),
-            None => Ok(None),
+            None => Ok(Resume::Never),
         }
     }
 

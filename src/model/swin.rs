@@ -188,11 +188,11 @@ impl SwinBlock {
         let batch = x.dims()[0];
         let keep = ops::drop_path(tape, batch, self.drop_path);
         let y = self.norm1.forward(tape, x);
-        let x = self.attn.forward_residual(tape, &y, x, &keep);
+        let x = self.attn.forward_residual(tape, &y, x, keep.as_ref());
         let keep = ops::drop_path(tape, batch, self.drop_path);
         let y = self.norm2.forward(tape, &x);
         let y = self.fc1.forward_gelu(tape, &y);
-        self.fc2.forward_residual(tape, &y, &x, &keep)
+        self.fc2.forward_residual(tape, &y, &x, keep.as_ref())
     }
 }
 
@@ -234,7 +234,7 @@ impl WindowAttention {
         tape: &mut Tape,
         x: &Tensor,
         residual: &Tensor,
-        keep: &Tensor,
+        keep: Option<&Tensor>,
     ) -> Tensor {
         let table = &self.relative_position_bias_table;
         let qkv = self.qkv.forward(tape, x);

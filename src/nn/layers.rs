@@ -49,7 +49,7 @@ impl Linear {
         tape: &mut Tape,
         x: &Tensor,
         residual: &Tensor,
-        keep: &Tensor,
+        keep: Option<&Tensor>,
     ) -> Tensor {
         ops::linear_residual(tape, x, &self.weight, &self.bias, residual, keep)
     }

@@ -1,6 +1,5 @@
 //! Dropout and stochastic depth: `shaders/drop.wgsl`.
 
-use super::elementwise;
 use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
 use crate::tape::Stream;
 use crate::{Tape, Tensor};
@@ -33,26 +32,26 @@ fn draw_keep(recorder: &mut Recorder, count: usize, rate: f32, stream: &Stream) 
 pub(super) fn scale_samples(recorder: &mut Recorder, x: &Tensor, keep: &Tensor) -> Tensor {
     let y = recorder.empty(x.shape().clone());
     let len = x.shape().len();
-    let per_sample = len / keep.shape().len();
+    let samples = keep.shape().len();
+    let per_sample = len / samples;
     let params = Params {
         len: len as u32,
-        per_sample: per_sample.max(1) as u32,
+        per_sample: per_sample as u32,
         channels: 1,
         stream: 0,
         rate: 0.0,
     };
-    recorder.run(&SCALE_SAMPLES, params, &[x, keep, &y], Grid::elements(len)).flops(len);
+    let grid = Grid::rows_of(per_sample.div_ceil(256), samples);
+    recorder.run(&SCALE_SAMPLES, params, &[x, keep, &y], grid).flops(len);
     y
 }
 
 /// Factors of stochastic depth (Huang et al. 2016, <https://arxiv.org/abs/1603.09382>), `[batch]`:
 /// a sample's residual branch is left out with probability `rate`, and else divided by `1 − rate`.
-/// All 1 when the tape is not random. For [`linear_residual`](super::linear_residual).
-pub fn drop_path(tape: &mut Tape, batch: usize, rate: f32) -> Tensor {
-    match tape.stream().filter(|_| rate > 0.0) {
-        Some(stream) => draw_keep(tape.recorder(), batch, rate, &stream),
-        None => elementwise::fill(tape.recorder(), [batch], 1.0),
-    }
+/// None when the tape is not random. For [`linear_residual`](super::linear_residual).
+pub fn drop_path(tape: &mut Tape, batch: usize, rate: f32) -> Option<Tensor> {
+    let stream = tape.stream().filter(|_| rate > 0.0)?;
+    Some(draw_keep(tape.recorder(), batch, rate, &stream))
 }
 
 /// Zeroes each element with probability `rate` and divides the others by `1 − rate`. Equals

@@ -56,6 +56,7 @@ params! {
         c_offset: u32,
         c_batch: u32,
         c_row: u32,
+        strip: u32,
         accumulate: u32,
         rows_per_sample: u32,
         alpha: f32,
@@ -164,6 +165,7 @@ pub(crate) fn product(
         c_offset: to.offset as u32,
         c_batch: to.batch_stride as u32,
         c_row: to.row_stride as u32,
+        strip: 0,
         accumulate: u32::from(accumulate),
         rows_per_sample: rows_per_sample as u32,
         alpha,
@@ -171,22 +173,36 @@ pub(crate) fn product(
     let (at, ct) = (a.tensor, to.tensor);
     let flops = 2 * batch * m * n * k;
     if recorder.profile().cpu {
-        let strips = n.div_ceil(32);
-        let packed = recorder.empty([batch, strips, k.max(1), 32]);
-        let grid = Grid::rows_of(strips * k.div_ceil(64).max(1), batch);
-        recorder.run(&PACK, params, &[b.tensor, &packed], grid);
-        let grid = Grid::rows_of(m.div_ceil(8) * strips, batch * splits);
+        let strips = n.div_ceil(STRIP);
+        let packed;
+        let (packed, params) = if reads_in_place(b, k) {
+            (b.tensor, Params { strip: STRIP as u32, ..params })
+        } else {
+            packed = recorder.empty([batch, strips, k.max(1), STRIP]);
+            let grid = Grid::rows_of(strips * k.div_ceil(64).max(1), batch);
+            recorder.run(&PACK, params, &[b.tensor, &packed], grid);
+            let strip = k * STRIP;
+            let params = Params {
+                b_offset: 0,
+                b_batch: (strips * strip) as u32,
+                b_inner: STRIP as u32,
+                strip: strip as u32,
+                ..params
+            };
+            (&packed, params)
+        };
+        let grid = Grid::rows_of(m.div_ceil(16) * strips, batch * splits);
         let dispatch = match epilogue {
-            Epilogue::Plain { .. } => recorder.run(&PACKED_PLAIN, params, &[at, &packed, ct], grid),
+            Epilogue::Plain { .. } => recorder.run(&PACKED_PLAIN, params, &[at, packed, ct], grid),
             Epilogue::Bias(bias) => {
-                recorder.run(&PACKED_BIAS, params, &[at, &packed, bias, ct], grid)
+                recorder.run(&PACKED_BIAS, params, &[at, packed, bias, ct], grid)
             }
             Epilogue::Gelu { bias, preactivation } => {
-                let bound = [at, &packed, bias, ct, preactivation];
+                let bound = [at, packed, bias, ct, preactivation];
                 recorder.run(&PACKED_GELU, params, &bound, grid)
             }
             Epilogue::Residual { bias, residual, keep } => {
-                let bound = [at, &packed, bias, residual, keep, ct];
+                let bound = [at, packed, bias, residual, keep, ct];
                 recorder.run(&PACKED_RESIDUAL, params, &bound, grid)
             }
         };
@@ -212,6 +228,16 @@ pub(crate) fn product(
     }
 }
 
+/// Columns of a strip of `b`, in `matmul_packed.wgsl`.
+const STRIP: usize = 32;
+
+/// Whether `b` need not be packed: its columns are contiguous, and its rows do not lie so that they
+/// throw each other out of the cache. A single row would look like a packed strip.
+fn reads_in_place(b: Matrices<'_>, k: usize) -> bool {
+    const PAGE: usize = 1024;
+    b.col_stride == 1 && k > 1 && b.row_stride <= 2 * PAGE && b.row_stride % (PAGE / 4) != 0
+}
+
 /// In how many parts a product goes along `k`: a weight gradient is small but sums over every
 /// token, and would leave most of a GPU without work (and a CPU's cache without use).
 fn splits(recorder: &Recorder, Extents { batch, m, k, n }: Extents) -> usize {
@@ -228,7 +254,7 @@ fn splits(recorder: &Recorder, Extents { batch, m, k, n }: Extents) -> usize {
 enum Then<'a> {
     Nothing,
     Gelu,
-    Add { residual: &'a Tensor, keep: &'a Tensor },
+    Add { residual: &'a Tensor, keep: Option<&'a Tensor> },
 }
 
 /// `y = x · weightᵀ + bias`, the fully connected layer of `torch.nn.functional.linear`.
@@ -261,7 +287,7 @@ pub fn linear_gelu(tape: &mut Tape, x: &Tensor, weight: &Tensor, bias: &Tensor) 
 /// `residual + keep[sample] · (x · weightᵀ + bias)`: the end of a residual branch in one kernel.
 ///
 /// - `residual`: the shape of the result
-/// - `keep`: `[B]`, the factor of each sample, from [`drop_path`](super::drop_path)
+/// - `keep`: `[B]`, the factor of each sample, from [`drop_path`](super::drop_path); none for 1
 #[track_caller]
 pub fn linear_residual(
     tape: &mut Tape,
@@ -269,7 +295,7 @@ pub fn linear_residual(
     weight: &Tensor,
     bias: &Tensor,
     residual: &Tensor,
-    keep: &Tensor,
+    keep: Option<&Tensor>,
 ) -> Tensor {
     linear_then(tape, x, weight, bias, Then::Add { residual, keep })
 }
@@ -315,10 +341,13 @@ fn linear_then(
     let extents = Extents { batch: 1, m: rows, k: inputs, n: outputs };
     let to = Matrices::new(&y, rows, outputs);
     let before = matches!(then, Then::Gelu).then(|| recorder.empty(y.shape().clone()));
+    let all =
+        matches!(then, Then::Add { keep: None, .. }).then(|| elementwise::fill(recorder, [1], 1.0));
     let epilogue = match (then, &before) {
         (Then::Gelu, Some(preactivation)) => Epilogue::Gelu { bias, preactivation },
         (Then::Add { residual, keep }, _) => {
             assert_eq!(residual.shape().len(), y.shape().len(), "linear: residual");
+            let keep = keep.or(all.as_ref()).expect("one of them is there");
             assert_eq!(rows % keep.shape().len(), 0, "linear: keep");
             Epilogue::Residual { bias, residual, keep }
         }
@@ -343,9 +372,12 @@ fn linear_then(
             })
         }
         Then::Add { residual, keep } => {
-            let keep = keep.clone();
+            let keep = keep.cloned();
             tape.record([x, weight, bias, residual], y, move |recorder, dy| {
-                let branch = super::drop::scale_samples(recorder, dy, &keep);
+                let branch = match &keep {
+                    Some(keep) => super::drop::scale_samples(recorder, dy, keep),
+                    None => dy.clone(),
+                };
                 let [dx, dweight, dbias] = gradients(recorder, &branch);
                 [dx, dweight, dbias, Some(dy.clone())]
             })

@@ -35,13 +35,36 @@ pub struct TrainOptions {
     pub data: PathBuf,
     /// The run's folder; made if it is not there.
     pub run: PathBuf,
-    /// The checkpoint to continue from.
-    pub resume: Option<PathBuf>,
+    /// Whether to continue a run.
+    pub resume: Resume,
     /// Weights to start from, under official names; what the model has and the file lacks keeps its
     /// initial value.
     pub weights: Option<PathBuf>,
     /// Set it to stop after the current iteration, with a checkpoint.
     pub stop: Arc<AtomicBool>,
+}
+
+/// Where a run continues.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Resume {
+    /// Nowhere: the folder must not hold a run.
+    #[default]
+    Never,
+    /// At the folder's latest checkpoint; at the beginning if it has none yet.
+    Auto,
+    /// At this checkpoint.
+    From(PathBuf),
+}
+
+impl Resume {
+    /// The checkpoint to continue from.
+    pub fn checkpoint(&self, run: &Path) -> Option<PathBuf> {
+        match self {
+            Self::Never => None,
+            Self::Auto => Some(run.join(LATEST)).filter(|latest| latest.exists()),
+            Self::From(path) => Some(path.clone()),
+        }
+    }
 }
 
 /// How a run ended.
@@ -129,28 +152,22 @@ impl Run {
         std::fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
         let log_path = folder.join(log::FILE_NAME);
         let (mut iteration, mut best) = (0, None);
-        let log = match &options.resume {
-            None => {
-                let log = RunLog::create(&log_path)?;
-                write_text(&folder.join(RECIPE), &recipe.to_toml())?;
-                log
-            }
-            Some(path) => {
-                let checkpoint = Checkpoint::read(path)?;
-                let state = State::read(&checkpoint, path)?;
-                state.check(recipe, path)?;
-                model.parameters().load(gpu, &checkpoint, path)?;
-                let updates = state.iteration as u64;
-                adamw.load(gpu, model.parameters(), &checkpoint, path, updates)?;
-                (iteration, best) = (state.iteration, state.best);
-                write_text(&folder.join(RECIPE), &recipe.to_toml())?;
-                if log_path.exists() {
-                    RunLog::resume(&log_path, iteration)?
-                } else {
-                    RunLog::create(&log_path)?
-                }
-            }
+        if let Some(path) = &options.resume.checkpoint(folder) {
+            let checkpoint = Checkpoint::read(path)?;
+            let state = State::read(&checkpoint, path)?;
+            state.check(recipe, path)?;
+            model.parameters().load(gpu, &checkpoint, path)?;
+            let updates = state.iteration as u64;
+            adamw.load(gpu, model.parameters(), &checkpoint, path, updates)?;
+            (iteration, best) = (state.iteration, state.best);
+        }
+        // A run that was killed before its first checkpoint has a log already.
+        let log = match options.resume {
+            Resume::Never => RunLog::create(&log_path)?,
+            _ if log_path.exists() => RunLog::resume(&log_path, iteration)?,
+            _ => RunLog::create(&log_path)?,
         };
+        write_text(&folder.join(RECIPE), &recipe.to_toml())?;
         let progress = Progress::stderr(recipe.schedule.iterations, iteration);
         let mut run = Self {
             gpu: gpu.clone(),
