@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod error;
 pub mod gpu;
+pub mod infer;
 pub mod model;
 pub mod nn;
 pub mod ops;

@@ -381,6 +381,6 @@ pub(super) struct Pipeline {
 }
 
 /// `size` in MiB, for messages.
-pub(super) fn megabytes(size: u64) -> String {
+pub(crate) fn megabytes(size: u64) -> String {
     format!("{:.1} MiB", size as f64 / f64::from(1 << 20))
 }
