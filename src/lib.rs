@@ -13,6 +13,8 @@ pub mod tape;
 pub mod tensor;
 
 #[cfg(feature = "cli")]
+pub mod bench;
+#[cfg(feature = "cli")]
 pub mod data;
 #[cfg(feature = "cli")]
 pub mod picture;

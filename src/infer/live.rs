@@ -89,9 +89,7 @@ impl Segmenter {
         };
         let image = match linear {
             None => ops::normalize(tape.recorder(), &source, normalise),
-            Some(linear) => {
-                ops::normalize_texture(tape.recorder(), &source, linear, normalise)
-            }
+            Some(linear) => ops::normalize_texture(tape.recorder(), &source, linear, normalise),
         };
         let size = [image.dims()[1], image.dims()[2]];
         let logits = model.forward(&mut tape, &image);

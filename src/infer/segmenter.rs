@@ -264,7 +264,12 @@ impl Segmenter {
     /// # Panics
     ///
     /// If the pictures differ in size.
-    pub fn batch(&mut self, frames: &[&Frame], height: usize, width: usize) -> Result<Vec<Vec<u8>>> {
+    pub fn batch(
+        &mut self,
+        frames: &[&Frame],
+        height: usize,
+        width: usize,
+    ) -> Result<Vec<Vec<u8>>> {
         let Some(first) = frames.first() else { return Ok(Vec::new()) };
         let size = [first.height, first.width];
         assert!(frames.iter().all(|f| [f.height, f.width] == size), "batch: pictures of one size");
@@ -483,9 +488,8 @@ impl<'a> Source<'a> {
             }
             let [height, width] = window.size;
             let logits = segmenter.pass(height, width, &frame.cut(*window))?;
-            let kept = free
-                .pop()
-                .unwrap_or_else(|| Tensor::pinned("window", logits.shape().clone()));
+            let kept =
+                free.pop().unwrap_or_else(|| Tensor::pinned("window", logits.shape().clone()));
             copy(&gpu, &logits, &kept)?;
             done.insert(i, kept);
         }

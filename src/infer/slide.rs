@@ -61,7 +61,10 @@ mod tests {
                 let windows = slide.windows(height, width);
                 for Window { at: [top, left], size: [rows, columns] } in windows {
                     assert!(top + rows <= height && left + columns <= width);
-                    assert_eq!([rows, columns], [slide.crop[0].min(height), slide.crop[1].min(width)]);
+                    assert_eq!(
+                        [rows, columns],
+                        [slide.crop[0].min(height), slide.crop[1].min(width)]
+                    );
                     for row in top..top + rows {
                         hits[row * width + left..][..columns].iter_mut().for_each(|n| *n += 1);
                     }

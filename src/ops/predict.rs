@@ -86,7 +86,11 @@ pub struct Part {
 
 impl From<&Tensor> for Part {
     fn from(tensor: &Tensor) -> Self {
-        Self { tensor: tensor.clone(), first: 0, height: tensor.dims().get(1).copied().unwrap_or(0) }
+        Self {
+            tensor: tensor.clone(),
+            first: 0,
+            height: tensor.dims().get(1).copied().unwrap_or(0),
+        }
     }
 }
 
@@ -309,11 +313,7 @@ pub fn window_accumulate(
     hits: &Tensor,
 ) {
     let height = resize::image("window_accumulate", sum)[1];
-    assert!(
-        top + size[0] <= height,
-        "window_accumulate: {} rows at {top} of {height}",
-        size[0]
-    );
+    assert!(top + size[0] <= height, "window_accumulate: {} rows at {top} of {height}", size[0]);
     window_accumulate_rows(recorder, logits, size, [top, left], 0, sum, hits);
 }
 

@@ -2,10 +2,12 @@
 //!
 //! - [`recipe`]: everything that decides a run, from a TOML file
 //! - [`schedule`]: the learning rate of each iteration
+//! - [`mod@evaluate`]: a model's predictions for a data set, counted
 //! - [`metrics`]: scores from counts of pixels
 //! - [`log`]: the run's record on disk
 //! - [`progress`]: what the terminal shows meanwhile
 
+pub mod evaluate;
 pub mod log;
 pub mod metrics;
 pub mod progress;
