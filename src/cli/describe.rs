@@ -222,6 +222,9 @@ fn normalise(model: &Model) -> Normalize {
 }
 
 fn mib(bytes: u64) -> String {
+    if bytes < 1 << 20 {
+        return format!("{:.1} KiB", bytes as f64 / 1024.0);
+    }
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
