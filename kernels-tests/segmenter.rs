@@ -171,7 +171,7 @@ fn windows_are_averaged_before_the_last_resize() {
 }
 
 #[test]
-fn a_picture_too_large_at_once_fits_in_windows() {
+fn a_picture_too_large_at_once_is_refused_with_advice() {
     let mut segmenter = Segmenter::new(&GPU, small_model(&GPU, 4));
     let side = ((GPU.profile().max_binding / 16) as f64).sqrt() as usize + 64;
     if side > 4000 {

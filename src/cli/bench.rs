@@ -45,7 +45,7 @@ pub(crate) fn run(args: &Args, device: Option<&str>) -> Result<ExitCode> {
         let reason = format!("there are {}", names.join(", "));
         return Err(Error::invalid(format!("--row {unknown}"), reason));
     }
-    if !(args.seconds >= 0.0) {
+    if args.seconds.is_nan() || args.seconds < 0.0 {
         return Err(Error::invalid("--seconds", "0 or more is wanted"));
     }
     let gpu = open(device)?;

@@ -152,8 +152,8 @@ fn stages(config: &ModelConfig, model: &Model, [height, width]: [usize; 2]) -> S
     line("patch_embed", empty(), count("backbone.patch_embed.") + count("backbone.absolute"));
     let windowed = config.semantic_windows();
     let (mut h, mut w) = (height.div_ceil(4), width.div_ceil(4));
-    for i in 0..config.depths.len() {
-        let semantic = match (config.num_sem_blocks[i], windowed[i]) {
+    for (i, windowed) in windowed.into_iter().enumerate() {
+        let semantic = match (config.num_sem_blocks[i], windowed) {
             (0, _) => "none".into(),
             (n, true) => format!("{n}, windows of {}", config.sem_window_size),
             (n, false) => format!("{n}, whole map"),
