@@ -25,5 +25,6 @@ mod segmenter;
 mod semantic_attention;
 mod shaders;
 mod softmax;
+mod training;
 mod window;
 mod window_attention;

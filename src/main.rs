@@ -1,9 +1,7 @@
-//! The command line of semask-gpu.
+//! The program `semask-gpu`.
 
 use std::process::ExitCode;
 
-mod cli;
-
 fn main() -> ExitCode {
-    cli::main()
+    semask_gpu::cli::main()
 }

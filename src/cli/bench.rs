@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use semask_gpu::bench::{Bench, ROWS};
-use semask_gpu::{Error, Result};
+use crate::bench::{Bench, ROWS};
+use crate::{Error, Result};
 use serde_json::json;
 
 use super::{complain, explain, open, print};

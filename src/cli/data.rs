@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::Result;
+use crate::data::check;
 use clap::Subcommand;
-use semask_gpu::Result;
-use semask_gpu::data::check;
 
 use super::print;
 

@@ -4,13 +4,13 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::gpu::{Description, Plan, Profile, Recorder, adapters};
+use crate::model::{LossSettings, Model, ModelConfig, PRESETS};
+use crate::ops::{self, Normalize, predict};
+use crate::optim::{AdamW, AdamWSettings};
+use crate::train::recipe::Recipe;
+use crate::{Error, Result, Tape, Tensor};
 use clap::builder::TypedValueParser as _;
-use semask_gpu::gpu::{Description, Plan, Profile, Recorder, adapters};
-use semask_gpu::model::{LossSettings, Model, ModelConfig, PRESETS};
-use semask_gpu::ops::{self, Normalize, predict};
-use semask_gpu::optim::{AdamW, AdamWSettings};
-use semask_gpu::train::recipe::Recipe;
-use semask_gpu::{Error, Result, Tape, Tensor};
 
 use super::devices::choose;
 use super::{explain, print};

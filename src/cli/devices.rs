@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use semask_gpu::gpu::{AdapterReport, adapters};
-use semask_gpu::wgpu::{DeviceType, Features};
-use semask_gpu::{Error, Result};
+use crate::gpu::{AdapterReport, adapters};
+use crate::wgpu::{DeviceType, Features};
+use crate::{Error, Result};
 use serde_json::json;
 
 use super::{complain, print};

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use semask_gpu::data::{Dataset, LabelMap, Sample};
-use semask_gpu::infer::{Segmenter, Slide};
-use semask_gpu::picture::{Picture, Sheet, SheetRow, overlay};
-use semask_gpu::train::evaluate::{EvalOptions, augmentation, evaluate};
-use semask_gpu::train::metrics::Confusion;
-use semask_gpu::train::recipe::Recipe;
-use semask_gpu::{Error, Result};
+use crate::data::{Dataset, LabelMap, Sample};
+use crate::infer::{Segmenter, Slide};
+use crate::picture::{Picture, Sheet, SheetRow, overlay};
+use crate::train::evaluate::{EvalOptions, evaluate};
+use crate::train::metrics::Confusion;
+use crate::train::recipe::Recipe;
+use crate::{Error, Result};
 use serde_json::json;
 
 use super::load::{ModelArgs, load_model};
@@ -62,10 +62,10 @@ pub(crate) struct Args {
 }
 
 /// The windows of `--slide`.
-pub(super) fn slide_of(recipe: &Recipe) -> Result<Slide> {
-    let crop = augmentation(recipe)?.crop_size.unwrap_or([512; 2]);
+pub(super) fn slide_of(recipe: &Recipe) -> Slide {
+    let crop = recipe.augment.crop_size.unwrap_or([512; 2]);
     let default = Slide { crop, stride: crop.map(|side| (2 * side / 3).max(1)) };
-    Ok(recipe.eval.slide.clone().unwrap_or(default))
+    recipe.eval.slide.clone().unwrap_or(default)
 }
 
 pub(crate) fn run(args: &Args, device: Option<&str>) -> Result<ExitCode> {
@@ -76,12 +76,12 @@ pub(crate) fn run(args: &Args, device: Option<&str>) -> Result<ExitCode> {
     check_classes(&dataset, loaded.classes.as_deref())?;
     let mut options = EvalOptions::of(&loaded.recipe);
     if args.slide {
-        options.slide = Some(slide_of(&loaded.recipe)?);
+        options.slide = Some(slide_of(&loaded.recipe));
     }
     if args.tta {
         options = options.with_tta();
     }
-    let augmentation = augmentation(&loaded.recipe)?;
+    let augmentation = loaded.recipe.augment.clone();
     if let Some(out) = &args.out {
         std::fs::create_dir_all(out).map_err(Error::file("create", out))?;
     }

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use semask_gpu::checkpoint::{Checkpoint, OPTIMIZER};
-use semask_gpu::data::dataset;
-use semask_gpu::model::Model;
-use semask_gpu::train::recipe::Recipe;
-use semask_gpu::{Error, Gpu, Result};
+use crate::checkpoint::{Checkpoint, OPTIMIZER};
+use crate::data::dataset;
+use crate::model::Model;
+use crate::train::recipe::Recipe;
+use crate::{Error, Gpu, Result};
 use serde::de::DeserializeOwned;
 
 use super::{complain, open};

@@ -7,7 +7,7 @@ mod devices;
 mod eval;
 mod load;
 mod predict;
-mod train;
+pub mod train;
 
 use std::error::Error as _;
 use std::fmt::Display;
@@ -15,9 +15,9 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::gpu::GpuOptions;
+use crate::{Error, Gpu, Result};
 use clap::{Parser, Subcommand};
-use semask_gpu::gpu::GpuOptions;
-use semask_gpu::{Error, Gpu, Result};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -61,11 +61,14 @@ enum Command {
 }
 
 /// What the program does.
-pub(crate) fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     let Cli { command, device } = Cli::parse();
     let device = device.as_deref();
     let result = match command {
-        Command::Train(args) => train::run(&args, device),
+        Command::Train(args) => args.run(|| open(device)).map(|finished| {
+            // As a shell says of what Ctrl-C has ended.
+            if finished { ExitCode::SUCCESS } else { ExitCode::from(130) }
+        }),
         Command::Eval(args) => eval::run(&args, device),
         Command::Predict(args) => predict::run(&args, device),
         Command::Describe(args) => describe::run(&args, device),

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use semask_gpu::checkpoint::{Checkpoint, Entry};
-use semask_gpu::data::{Image, LabelMap};
-use semask_gpu::infer::{Frame, Logits, Segmenter};
-use semask_gpu::picture::{Picture, legend, overlay};
-use semask_gpu::train::evaluate::EvalOptions;
-use semask_gpu::{Error, Result};
+use crate::checkpoint::{Checkpoint, Entry};
+use crate::data::{Image, LabelMap};
+use crate::infer::{Frame, Logits, Segmenter};
+use crate::picture::{Picture, legend, overlay};
+use crate::train::evaluate::EvalOptions;
+use crate::{Error, Result};
 
 use super::eval::slide_of;
 use super::load::{ModelArgs, load_model};
@@ -87,7 +87,7 @@ pub(crate) fn run(args: &Args, device: Option<&str>) -> Result<ExitCode> {
 
     let loaded = load_model(&args.model, device)?;
     let (names, palette) = loaded.names_and_colours();
-    let slide = if args.slide { Some(slide_of(&loaded.recipe)?) } else { None };
+    let slide = args.slide.then(|| slide_of(&loaded.recipe));
     let options = EvalOptions { slide, ..EvalOptions::default() };
     let options = if args.tta { options.with_tta() } else { options };
     let mut segmenter = Segmenter::new(&loaded.gpu, loaded.model);

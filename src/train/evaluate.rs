@@ -81,19 +81,6 @@ impl EvalOptions {
     }
 }
 
-/// What a recipe's `[augment]` says.
-///
-/// # Errors
-///
-/// [`Error::Invalid`] that names the key.
-pub fn augmentation(recipe: &Recipe) -> Result<Augmentation> {
-    let table = toml::Value::Table(recipe.augment.clone());
-    let augmentation: Augmentation = (table.try_into())
-        .map_err(|error: toml::de::Error| Error::invalid("augment", error.message().trim_end()))?;
-    augmentation.validate()?;
-    Ok(augmentation)
-}
-
 /// A picture whose prediction has been counted.
 #[derive(Clone, Copy, Debug)]
 pub struct Evaluated<'a> {

@@ -13,4 +13,5 @@ pub mod metrics;
 pub mod progress;
 pub mod recipe;
 pub mod schedule;
-mod strict;
+pub(crate) mod strict;
+pub mod trainer;
