@@ -205,7 +205,8 @@ mod tests {
         cli.build();
         for command in cli.get_subcommands_mut().filter(|c| c.get_name() != "help") {
             let help = command.render_long_help().to_string();
-            assert!(help.contains("EXAMPLES:\n  semask-gpu "), "{}: {help}", command.get_name());
+            let found = help.to_lowercase().contains("examples:\n  semask-gpu ");
+            assert!(found, "{}: {help}", command.get_name());
         }
     }
 
