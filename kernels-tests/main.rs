@@ -7,6 +7,7 @@ mod fixtures;
 mod support;
 
 mod batch_norm;
+mod cli;
 mod conv3x3;
 mod cross_entropy;
 mod drop;
@@ -20,6 +21,7 @@ mod position;
 mod predict;
 mod reduce;
 mod resize;
+mod segmenter;
 mod semantic_attention;
 mod shaders;
 mod softmax;

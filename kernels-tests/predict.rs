@@ -251,3 +251,61 @@ fn predictions_of_full_resolution_need_no_map_of_all_classes() {
     assert_eq!(once.len(), 680 * 520 / 4);
     assert!(once.iter().any(|&word| word != once[0]));
 }
+
+#[test]
+fn rows_of_a_map_suffice_for_rows_of_the_result() {
+    for (height, goal) in [(24, 30), (24, 24), (30, 11), (7, 41), (1, 3)] {
+        let values = random(&mut Rng::new(15, 0), height * 5 * 6);
+        let part = |rows: std::ops::Range<usize>| predict::Part {
+            tensor: Tensor::from_slice(
+                &GPU,
+                [1, rows.len(), 5, 6],
+                &values[rows.start * 30..rows.end * 30],
+            ),
+            first: rows.start,
+            height,
+        };
+        let resizing = Resizing::to(goal, 8);
+        let classes = |part: predict::Part, rows: std::ops::Range<usize>| {
+            let mut recorder = Recorder::new(GPU.profile());
+            let words = predict::argmax_rows(&mut recorder, part, resizing, rows);
+            let kept = recorder.keep(&words, "words");
+            run(&GPU, &recorder);
+            let bytes: Vec<u8> = bytemuck::pod_collect_to_vec(&kept.read_as::<u32>(&GPU).unwrap());
+            bytes
+        };
+        let whole = classes(part(0..height), 0..goal);
+        for rows in [0..1, 0..goal, goal / 2..goal, goal - 1..goal] {
+            let from = predict::Part::rows_for(rows.clone(), height, goal);
+            let got = classes(part(from), rows.clone());
+            let expected = &whole[rows.start * 8..rows.end * 8];
+            assert_eq!(&got[..expected.len()], expected, "{height} to {goal}, {rows:?}");
+        }
+    }
+}
+
+#[test]
+fn windows_add_up_in_bands() {
+    let (size, map) = ([6, 5], [14, 9]);
+    let values = random(&mut Rng::new(16, 0), 2 * 2 * 3);
+    let band = |first: usize, rows: usize| {
+        let sum = Tensor::from_slice(&GPU, [1, rows, map[1], 3], &vec![0f32; rows * map[1] * 3]);
+        let hits = Tensor::from_slice(&GPU, [rows, map[1]], &vec![0f32; rows * map[1]]);
+        let x = Tensor::from_slice(&GPU, [1, 2, 2, 3], &values);
+        let mut recorder = Recorder::new(GPU.profile());
+        for top in [0, 4, 8] {
+            if top < first + rows && first < top + size[0] {
+                let r = &mut recorder;
+                predict::window_accumulate_rows(r, &x, size, [top, 4], first, &sum, &hits);
+            }
+        }
+        run(&GPU, &recorder);
+        (sum.read(&GPU).unwrap(), hits.read(&GPU).unwrap())
+    };
+    let (sum, hits) = band(0, 14);
+    for (first, rows) in [(0, 3), (3, 4), (5, 1), (7, 7)] {
+        let (some, some_hits) = band(first, rows);
+        assert_eq!(some, &sum[first * 27..][..rows * 27]);
+        assert_eq!(some_hits, &hits[first * 9..][..rows * 9]);
+    }
+}

@@ -20,6 +20,8 @@ struct Params {
     classes: u32,
     band: u32,
     first_row: u32,
+    held_rows: u32,   // of `height`, from held_first on
+    held_first: u32,
     pixels: u32,
     mirror: u32,
     add: u32,
@@ -76,7 +78,7 @@ fn put(at: u32, weight: f32) -> vec3<f32> {
 // The rows of logits for goal row y of an image, as first pixels.
 fn axis_of_rows(image: u32, y: u32) -> Axis {
     let v = axis(y, params.height, params.via_height, params.goal_height);
-    return Axis((image * params.height + v.at) * params.width, v.weight);
+    return Axis((image * params.held_rows + v.at - params.held_first) * params.width, v.weight);
 }
 
 fn axis_of_columns(x: u32) -> Axis {
@@ -188,8 +190,8 @@ fn argmax(
     for (var i = 0u; i < min(4u, params.pixels - at * 4u); i++) {
         let pixel = at * 4u + i;
         let row = pixel / params.goal_width;
-        let image = row / params.goal_height;
-        let v = axis_of_rows(image, row - image * params.goal_height);
+        let image = row / params.band;
+        let v = axis_of_rows(image, params.first_row + row - image * params.band);
         let u = axis_of_columns(pixel - row * params.goal_width);
         var best = value(v, u, 0u);
         var found = 0u;
@@ -254,8 +256,8 @@ fn add_window(
     if place.row >= params.rows || k >= params.classes {
         return;
     }
-    let image = place.row / params.goal_height;
-    let y = place.row - image * params.goal_height;
+    let image = place.row / params.band;
+    let y = params.first_row + place.row - image * params.band;
     let v = axis_of_rows(image, y);
     for (var x = place.start; x < place.end; x++) {
         let pixel = (params.top + y) * params.map_width + params.left + x;

@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod error;
 pub mod gpu;
+pub mod infer;
 pub mod model;
 pub mod nn;
 pub mod ops;
@@ -11,6 +12,8 @@ pub mod random;
 pub mod tape;
 pub mod tensor;
 
+#[cfg(feature = "cli")]
+pub mod bench;
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "cli")]

@@ -1,17 +1,7 @@
-//! The command line.
-use clap::Parser;
-#[derive(clap::Parser)]
-enum Cli {
-    Train(semask_gpu::cli::train::Args),
-}
-fn main() {
-    let Cli::Train(args) = Cli::parse();
-    match args.run(|| semask_gpu::Gpu::open(&Default::default())) {
-        Ok(true) => {}
-        Ok(false) => std::process::exit(130),
-        Err(e) => {
-            eprintln!("semask-gpu: {e}");
-            std::process::exit(1)
-        }
-    }
+//! The program `semask-gpu`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    semask_gpu::cli::main()
 }

@@ -378,7 +378,7 @@ fn colour(value: &Value) -> Option<[u8; 3]> {
 }
 
 /// The colours of PASCAL VOC: the bits of the id, spread over the high bits of red, green and blue.
-fn voc_palette(classes: usize) -> Vec<[u8; 3]> {
+pub fn voc_palette(classes: usize) -> Vec<[u8; 3]> {
     let colour = |class: usize| {
         let mut colour = [0; 3];
         for bit in 0..8 {

@@ -61,6 +61,31 @@ impl Default for Profile {
     }
 }
 
+impl Profile {
+    /// What an adapter would be like once it is opened.
+    pub fn of(report: &AdapterReport) -> Self {
+        let AdapterReport { info, limits, features, .. } = report;
+        Self::new(info, limits, *features, &GpuOptions::default())
+    }
+
+    fn new(
+        info: &wgpu::AdapterInfo,
+        limits: &wgpu::Limits,
+        features: wgpu::Features,
+        options: &GpuOptions,
+    ) -> Self {
+        let fixed = info.subgroup_min_size == info.subgroup_max_size;
+        let subgroups = features.contains(wgpu::Features::SUBGROUP) && fixed;
+        Self {
+            cpu: options.cpu_kernels.unwrap_or(info.device_type == wgpu::DeviceType::Cpu),
+            subgroup_size: (subgroups && !options.no_subgroups).then_some(info.subgroup_min_size),
+            max_binding: limits.max_storage_buffer_binding_size,
+            max_buffer: limits.max_buffer_size,
+            uniform_alignment: limits.min_uniform_buffer_offset_alignment.max(16),
+        }
+    }
+}
+
 /// How to open a device.
 #[derive(Clone, Debug, Default)]
 pub struct GpuOptions {
@@ -180,16 +205,7 @@ impl Gpu {
         info: &wgpu::AdapterInfo,
         options: &GpuOptions,
     ) -> Self {
-        let limits = device.limits();
-        let fixed = info.subgroup_min_size == info.subgroup_max_size;
-        let subgroups = device.features().contains(wgpu::Features::SUBGROUP) && fixed;
-        let profile = Profile {
-            cpu: options.cpu_kernels.unwrap_or(info.device_type == wgpu::DeviceType::Cpu),
-            subgroup_size: (subgroups && !options.no_subgroups).then_some(info.subgroup_min_size),
-            max_binding: limits.max_storage_buffer_binding_size,
-            max_buffer: limits.max_buffer_size,
-            uniform_alignment: limits.min_uniform_buffer_offset_alignment.max(16),
-        };
+        let profile = Profile::new(info, &device.limits(), device.features(), options);
         let lost = Arc::new(OnceLock::new());
         let callback = lost.clone();
         device.set_device_lost_callback(move |reason, message| {
@@ -381,6 +397,6 @@ pub(super) struct Pipeline {
 }
 
 /// `size` in MiB, for messages.
-pub(super) fn megabytes(size: u64) -> String {
+pub(crate) fn megabytes(size: u64) -> String {
     format!("{:.1} MiB", size as f64 / f64::from(1 << 20))
 }

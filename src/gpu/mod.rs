@@ -15,4 +15,5 @@ pub use memory::{Lifetime, Memory, assign_slots};
 pub use plan::{Description, KernelTime, Plan};
 pub use recorder::{Dispatch, Grid, Recorder};
 
+pub(crate) use device::megabytes;
 pub(crate) use kernel::{params, source};

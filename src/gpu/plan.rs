@@ -187,6 +187,23 @@ impl Plan {
         Layout::new(recorder).description
     }
 
+    /// The tensors of `recorder` that a device like `profile` cannot bind, each once and at its first
+    /// use: [`Plan::new`] would fail with the first of these [`Error::Limit`]s.
+    pub fn refusals(recorder: &Recorder, profile: &Profile) -> Vec<Error> {
+        let mut seen = std::collections::HashSet::new();
+        let mut errors = Vec::new();
+        for dispatch in &recorder.dispatches {
+            for (i, tensor) in dispatch.tensors.iter().enumerate() {
+                if let Some(error) =
+                    refusal(dispatch, i, profile).filter(|_| seen.insert(tensor.id()))
+                {
+                    errors.push(error);
+                }
+            }
+        }
+        errors
+    }
+
     /// Allocates memory, compiles kernels and binds them.
     ///
     /// # Errors
@@ -354,24 +371,30 @@ fn upload_params(gpu: &Gpu, recorder: &Recorder) -> Result<(wgpu::Buffer, Vec<u6
     Ok((buffer, offsets))
 }
 
+/// Why a device cannot bind the `i`-th tensor of a dispatch, if so.
+fn refusal(dispatch: &Dispatch, i: usize, profile: &Profile) -> Option<Error> {
+    let tensor = &dispatch.tensors[i];
+    let size = slot_size(tensor);
+    (texture(tensor).is_none() && size > profile.max_binding).then(|| Error::Limit {
+        what: format!(
+            "`{}` of {}, {:?},",
+            dispatch.kernel.bindings[i],
+            dispatch.kernel.label(),
+            tensor.shape()
+        ),
+        needed: megabytes(size),
+        allowed: megabytes(profile.max_binding),
+    })
+}
+
 /// Refuses what wgpu would refuse, in words that name the kernel.
 fn check_bindings(gpu: &Gpu, recorder: &Recorder) -> Result<()> {
     for dispatch in &recorder.dispatches {
         let accesses = dispatch.kernel.binding_numbers();
         let bound: Vec<_> = dispatch.tensors.iter().zip(&accesses[1..]).collect();
         for (i, (tensor, (_, access))) in bound.iter().enumerate() {
-            let size = slot_size(tensor);
-            if texture(tensor).is_none() && size > gpu.profile().max_binding {
-                return Err(Error::Limit {
-                    what: format!(
-                        "`{}` of {}, {:?},",
-                        dispatch.kernel.bindings[i],
-                        dispatch.kernel.label(),
-                        tensor.shape()
-                    ),
-                    needed: megabytes(size),
-                    allowed: megabytes(gpu.profile().max_binding),
-                });
+            if let Some(error) = refusal(dispatch, i, gpu.profile()) {
+                return Err(error);
             }
             for (other, (_, other_access)) in &bound[..i] {
                 let same = match (resolve(recorder, tensor), resolve(recorder, other)) {

@@ -5,6 +5,8 @@
 //! - sliding windows: [`window_accumulate`] each, [`divide_by_count`], then [`argmax`]
 //! - scores: [`confusion`]
 
+use std::ops::Range;
+
 use super::resize;
 use crate::gpu::{Dispatch, Grid, Kernel, Params as _, Recorder, Source, params, source};
 use crate::{Tape, Tensor};
@@ -37,6 +39,8 @@ params! {
         classes: u32,
         band: u32,
         first_row: u32,
+        held_rows: u32,
+        held_first: u32,
         pixels: u32,
         mirror: u32,
         add: u32,
@@ -69,19 +73,56 @@ impl Resizing {
     }
 }
 
+/// Rows of a map, or all of it: what is resized need not be there as a whole.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// `[B, h, w, K]`
+    pub tensor: Tensor,
+    /// The map's row that is the tensor's first.
+    pub first: usize,
+    /// Rows of the map.
+    pub height: usize,
+}
+
+impl From<&Tensor> for Part {
+    fn from(tensor: &Tensor) -> Self {
+        Self {
+            tensor: tensor.clone(),
+            first: 0,
+            height: tensor.dims().get(1).copied().unwrap_or(0),
+        }
+    }
+}
+
+impl Part {
+    /// The rows that output rows `rows` of `goal` are made of, when a map of `height` rows is
+    /// resized.
+    pub fn rows_for(rows: Range<usize>, height: usize, goal: usize) -> Range<usize> {
+        // Where output row d lies, less than a row off.
+        let at = |d: usize| (d as f64 + 0.5) * height as f64 / goal as f64 - 0.5;
+        let first = (at(rows.start).floor() - 1.0).max(0.0) as usize;
+        let end = (at(rows.end.saturating_sub(1)).ceil() + 2.0) as usize;
+        first.min(height - 1)..end.min(height)
+    }
+}
+
 /// How a kernel reads `logits` at another size: the tensor to bind, and fields and taps for it.
 #[track_caller]
 fn resized(
     op: &str,
     recorder: &mut Recorder,
-    logits: &Tensor,
+    part: &Part,
     resizing: Resizing,
 ) -> (Tensor, Params, u32) {
-    let [_, height, width, _] = resize::image(op, logits);
+    let logits = &part.tensor;
+    let [_, held, width, _] = resize::image(op, logits);
+    let height = part.height;
+    assert!(part.first + held <= height, "{op}: rows {} of {height}", part.first + held);
     let via = resizing.via.filter(|&via| via != [height, width] && via != resizing.to);
     // The kernels expect an enlargement first, as networks have it.
     if let Some([via_height, via_width]) = via.filter(|via| via[0] < height || via[1] < width) {
-        let smaller = resize_once(recorder, logits, via_height, via_width);
+        assert_eq!(held, height, "{op}: a whole map is wanted");
+        let smaller = Part::from(&resize_once(recorder, logits, via_height, via_width));
         return resized(op, recorder, &smaller, Resizing { via: None, ..resizing });
     }
     let [batch, _, _, classes] = resize::image(op, logits);
@@ -102,6 +143,8 @@ fn resized(
         goal_width: goal_width as u32,
         classes: classes as u32,
         band: goal_height as u32,
+        held_rows: held as u32,
+        held_first: part.first as u32,
         pixels: (batch * goal_height * goal_width) as u32,
         ..Params::default()
     };
@@ -141,14 +184,14 @@ fn sized(dispatch: &mut Dispatch, taps: u32, elements: usize) {
 #[track_caller]
 pub fn softmax_accumulate(
     recorder: &mut Recorder,
-    logits: &Tensor,
+    logits: impl Into<Part>,
     resizing: Resizing,
     first_row: usize,
     mirror: bool,
     sum: &Tensor,
     first: bool,
 ) {
-    let (logits, params, taps) = resized("softmax_accumulate", recorder, logits, resizing);
+    let (logits, params, taps) = resized("softmax_accumulate", recorder, &logits.into(), resizing);
     let [batch, _, _, classes] = resize::image("softmax_accumulate", &logits);
     let [sum_batch, band, width, sum_classes] = resize::image("softmax_accumulate", sum);
     assert_eq!(
@@ -187,10 +230,32 @@ pub fn softmax_accumulate(
 ///
 /// If `x` is no image, or K is above 255.
 #[track_caller]
-pub fn argmax(recorder: &mut Recorder, x: &Tensor, resizing: Resizing) -> Tensor {
-    let (x, params, taps) = resized("argmax", recorder, x, resizing);
+pub fn argmax(recorder: &mut Recorder, x: impl Into<Part>, resizing: Resizing) -> Tensor {
+    argmax_rows(recorder, x, resizing, 0..resizing.to[0])
+}
+
+/// [`argmax`] of some rows of the map.
+///
+/// # Panics
+///
+/// As [`argmax`], and if the map does not have these rows.
+#[track_caller]
+pub fn argmax_rows(
+    recorder: &mut Recorder,
+    x: impl Into<Part>,
+    resizing: Resizing,
+    rows: Range<usize>,
+) -> Tensor {
+    let (x, params, taps) = resized("argmax", recorder, &x.into(), resizing);
     assert!(x.shape().last() <= 255, "argmax: {} classes", x.shape().last());
-    let pixels = params.pixels as usize;
+    assert!(!rows.is_empty() && rows.end <= resizing.to[0], "argmax: rows of {resizing:?}");
+    let pixels = x.dims()[0] * rows.len() * resizing.to[1];
+    let params = Params {
+        band: rows.len() as u32,
+        first_row: rows.start as u32,
+        pixels: pixels as u32,
+        ..params
+    };
     let words = recorder.empty([pixels.div_ceil(4)]);
     let grid = Grid::elements(pixels.div_ceil(4));
     let dispatch = recorder.run(&ARGMAX, params, &[&x, &words], grid);
@@ -247,26 +312,55 @@ pub fn window_accumulate(
     sum: &Tensor,
     hits: &Tensor,
 ) {
+    let height = resize::image("window_accumulate", sum)[1];
+    assert!(top + size[0] <= height, "window_accumulate: {} rows at {top} of {height}", size[0]);
+    window_accumulate_rows(recorder, logits, size, [top, left], 0, sum, hits);
+}
+
+/// [`window_accumulate`] to rows of the whole image: `sum` and `hits` begin with row `first_row`. What
+/// the window has above and below them is left out.
+///
+/// # Panics
+///
+/// If the shapes do not fit together or the window does not meet those rows.
+#[track_caller]
+pub fn window_accumulate_rows(
+    recorder: &mut Recorder,
+    logits: &Tensor,
+    size: [usize; 2],
+    [top, left]: [usize; 2],
+    first_row: usize,
+    sum: &Tensor,
+    hits: &Tensor,
+) {
     let resizing = Resizing::to(size[0], size[1]);
-    let (logits, params, taps) = resized("window_accumulate", recorder, logits, resizing);
+    let (logits, params, taps) =
+        resized("window_accumulate", recorder, &Part::from(logits), resizing);
     let [batch, _, _, classes] = resize::image("window_accumulate", &logits);
     let [_, height, width, _] = resize::image("window_accumulate", sum);
     assert_eq!(sum.dims(), [batch, height, width, classes], "window_accumulate: sum");
     assert_eq!(hits.dims(), [height, width], "window_accumulate: hits");
+    let start = top.max(first_row);
+    let end = (top + size[0]).min(first_row + height);
     assert!(
-        top + size[0] <= height && left + size[1] <= width,
-        "window_accumulate: {size:?} at {top}, {left} of {height} × {width}"
+        start < end && left + size[1] <= width,
+        "window_accumulate: {size:?} at {top}, {left} of {height} × {width} from row {first_row}"
     );
+    let rows = batch * (end - start);
     let params = Params {
-        top: top as u32,
+        rows: rows as u32,
+        band: (end - start) as u32,
+        first_row: (start - top) as u32,
+        // Below zero for a window that begins above; the kernel's sum wraps back.
+        top: (top as u32).wrapping_sub(first_row as u32),
         left: left as u32,
         map_height: height as u32,
         map_width: width as u32,
         ..params
     };
-    let grid = resize::walks(batch * size[0], size[1], classes, 32);
+    let grid = resize::walks(rows, size[1], classes, 32);
     let dispatch = recorder.run(&ADD_WINDOW, params, &[&logits, sum, hits], grid);
-    sized(dispatch, taps, batch * size[0] * size[1] * classes);
+    sized(dispatch, taps, rows * size[1] * classes);
 }
 
 /// `sum / hits`, in place: the mean of all windows over a pixel. NaN where there was none.

@@ -2,6 +2,7 @@
 //!
 //! - [`recipe`]: everything that decides a run, from a TOML file
 //! - [`schedule`]: the learning rate of each iteration
+//! - [`mod@evaluate`]: a model's predictions for a data set, counted
 //! - [`metrics`]: scores from counts of pixels
 //! - [`log`]: the run's record on disk
 //! - [`progress`]: what the terminal shows meanwhile

@@ -27,6 +27,7 @@ use super::schedule::{Schedule, WarmupKind};
 use super::strict::{self, KeyError};
 use crate::data::augment::{Ratios, Resize};
 use crate::data::{Augmentation, Order};
+pub use crate::infer::Slide;
 use crate::model::{ModelConfig, PRESETS};
 use crate::{Error, Result};
 
@@ -143,19 +144,9 @@ pub struct EvalTable {
     /// keep their size.
     #[serde(with = "strict::none")]
     pub resize: Option<[usize; 2]>,
-    /// Overlapping windows instead of the whole picture at once; `"none"`: the whole picture.
+    /// `[eval.slide]`: overlapping windows instead of the whole picture at once; `"none"`: the whole picture.
     #[serde(with = "strict::none")]
     pub slide: Option<Slide>,
-}
-
-/// `[eval.slide]`: windows that together cover a picture; where they overlap, logits are averaged.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Slide {
-    /// Height and width of a window.
-    pub crop: [usize; 2],
-    /// From one window to the next, down and right.
-    pub stride: [usize; 2],
 }
 
 /// `[checkpoint]`: what is kept on disk.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use super::evaluate::Evaluator;
+use super::evaluate::{EvalOptions, evaluate};
 use super::log::{self, Event, RunLog, Start, Step};
 use super::metrics::Scores;
 use super::progress::{Pace, Progress};
@@ -13,6 +13,7 @@ use super::recipe::{KeepBest, Recipe};
 use crate::checkpoint::{Checkpoint, RealDisk, replace_file};
 use crate::data::{Batch, Dataset, Item, Loader, LoaderOptions, default_workers};
 use crate::gpu::{Description, Plan};
+use crate::infer::Segmenter;
 use crate::model::{LossSettings, Model};
 use crate::ops::{self, Normalize};
 use crate::optim::{AdamW, AdamWSettings};
@@ -103,12 +104,12 @@ struct Run {
     dataset: Arc<Dataset>,
     train_items: Vec<Item>,
     eval_items: Vec<Item>,
-    model: Model,
+    model: Arc<Model>,
     adamw: AdamW,
     /// `[4]` of `u32`: seed, step.
     random: Tensor,
     update: Option<Plan>,
-    evaluator: Evaluator,
+    segmenter: Segmenter,
     log: RunLog,
     progress: Progress,
     pace: Pace,
@@ -138,7 +139,7 @@ impl Run {
         let mut eval_items = dataset.split(&recipe.eval.split)?;
         eval_items.truncate(recipe.eval.max_images.unwrap_or(usize::MAX));
 
-        let model = Model::new(&recipe.model)?;
+        let model = Arc::new(Model::new(&recipe.model)?);
         let mut adamw = AdamW::new(model.parameters(), settings(recipe));
         adamw.set_groups(gpu, model.parameters(), |name, rank| {
             (1.0, recipe.optimizer.weight_decay_of(name, rank) as f32)
@@ -174,11 +175,11 @@ impl Run {
             dataset,
             train_items,
             eval_items,
+            segmenter: Segmenter::new(gpu, model.clone()),
             model,
             adamw,
             random: Tensor::pinned("random state", [4]),
             update: None,
-            evaluator: Evaluator::new(gpu),
             log,
             progress,
             pace: Pace::default(),
@@ -361,9 +362,11 @@ impl Run {
     /// Scores the model and keeps it if it is the best so far.
     fn evaluate(&mut self) -> Result<()> {
         let start = Instant::now();
-        let augment = &self.options.recipe.augment;
+        let recipe = &self.options.recipe;
+        let (items, options) = (&self.eval_items, EvalOptions::of(recipe));
+        let segmenter = &mut self.segmenter;
         let confusion =
-            self.evaluator.evaluate(&self.model, &self.dataset, &self.eval_items, augment)?;
+            evaluate(segmenter, &self.dataset, items, &recipe.augment, &options, |_| {})?;
         let scores = confusion.scores();
         self.log.write(&Event::Eval {
             iteration: self.iteration,
@@ -405,9 +408,12 @@ impl Run {
         const ROWS: usize = 6;
         let every = (self.eval_items.len() / ROWS).max(1);
         let mut rows = Vec::new();
+        let look = EvalOptions::of(&self.options.recipe);
         for item in self.eval_items.iter().step_by(every).take(ROWS) {
             let sample = self.options.recipe.augment.evaluation(self.dataset.load(item)?);
-            let ids = self.evaluator.predict(&self.model, std::slice::from_ref(&sample))?.remove(0);
+            let views = look.views(&sample.image)?;
+            let (width, height) = (sample.image.width, sample.image.height);
+            let ids = self.segmenter.labels(&views, height, width, look.slide.as_ref())?;
             let mut confusion = super::metrics::Confusion::new(self.dataset.classes.len());
             confusion.add(&ids, &sample.labels.ids)?;
             rows.push((sample, ids, confusion.scores()));

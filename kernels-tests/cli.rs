@@ -1,0 +1,321 @@
+//! The program as a user runs it.
+//!
+//! `SEMASK_GPU_RUN`, if set, is a command that starts the program, for drivers that need one.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use semask_gpu::checkpoint::Checkpoint;
+use semask_gpu::data::{Image, LabelMap};
+use semask_gpu::infer::{Frame, Segmenter};
+use semask_gpu::random::Rng;
+use semask_gpu::train::recipe::Recipe;
+use serde_json::Value;
+
+use crate::segmenter::{small_config, small_model};
+use crate::support::GPU;
+
+fn command(args: &[&str]) -> Command {
+    let program = env!("CARGO_BIN_EXE_semask-gpu");
+    let mut command = match std::env::var("SEMASK_GPU_RUN") {
+        Ok(runner) => {
+            let mut words = runner.split_whitespace();
+            let mut command = Command::new(words.next().expect("a command"));
+            command.args(words).arg(program);
+            command
+        }
+        Err(_) => Command::new(program),
+    };
+    if let Ok(device) = std::env::var("SEMASK_GPU_DEVICE") {
+        command.args(["--device", &device]);
+    }
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+struct Run {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+fn run(args: &[&str]) -> Run {
+    let Output { status, stdout, stderr } = command(args).output().unwrap();
+    let [out, err] = [stdout, stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    Run { code: status.code(), out, err }
+}
+
+#[track_caller]
+fn run_well(args: &[&str]) -> String {
+    let Run { code, out, err } = run(args);
+    assert_eq!(code, Some(0), "{args:?}\n{out}\n{err}");
+    out
+}
+
+#[track_caller]
+fn run_badly(args: &[&str], words: &[&str]) {
+    let Run { code, err, .. } = run(args);
+    assert_eq!(code, Some(1), "{args:?}\n{err}");
+    for word in words {
+        assert!(err.contains(word), "{word:?} is not in {err}");
+    }
+    assert!(!err.contains("panicked"), "{err}");
+}
+
+/// A folder with a checkpoint, its parts, and a data set of pictures of odd sizes.
+struct World {
+    folder: tempfile::TempDir,
+}
+
+const SIZES: &[(&str, usize, usize)] =
+    &[("a", 40, 30), ("b", 40, 30), ("deep/c", 33, 57), ("d", 5, 3), ("e", 1, 1)];
+
+fn picture(width: usize, height: usize) -> Image {
+    let mut rng = Rng::new((width * height) as u64, 0);
+    Image::new(width, height, (0..width * height * 3).map(|_| rng.bits() as u8).collect())
+}
+
+impl World {
+    fn new() -> Self {
+        let world = Self { folder: tempfile::tempdir().unwrap() };
+        let recipe = Recipe { model: small_config(3), ..Recipe::default() };
+        std::fs::write(world.path("recipe.toml"), recipe.to_toml()).unwrap();
+        let model = small_model(&GPU, 3);
+        let mut checkpoint = Checkpoint::default();
+        model.parameters().save(&GPU, &mut checkpoint).unwrap();
+        checkpoint.write_atomic(&world.path("weights.safetensors")).unwrap();
+        checkpoint.metadata.insert("recipe".into(), recipe.to_toml());
+        checkpoint.metadata.insert("classes".into(), r#"["sky","road","tree"]"#.into());
+        checkpoint
+            .metadata
+            .insert("palette".into(), "[[70,130,180],[128,64,128],[107,142,35]]".into());
+        checkpoint.write_atomic(&world.path("model.safetensors")).unwrap();
+
+        let classes = r#"{"name": "noise", "classes": ["sky", "road", "tree"]}"#;
+        world.write("data/dataset.json", classes.as_bytes());
+        for &(name, width, height) in SIZES {
+            let path = world.folders(&format!("data/images/val/{name}.png"));
+            picture(width, height).write_png(&path).unwrap();
+            let mut rng = Rng::new(7, 7);
+            let ids = (0..width * height).map(|_| rng.below(3) as u8).collect();
+            let path = world.folders(&format!("data/labels/val/{name}.png"));
+            LabelMap::new(width, height, ids).write_png(&path, &[[0; 3]; 3]).unwrap();
+        }
+        world
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.folder.path().join(below)
+    }
+
+    fn folders(&self, below: &str) -> PathBuf {
+        let path = self.path(below);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        path
+    }
+
+    fn write(&self, below: &str, bytes: &[u8]) {
+        std::fs::write(self.folders(below), bytes).unwrap();
+    }
+
+    fn text(&self, below: &str) -> String {
+        self.path(below).to_str().unwrap().to_owned()
+    }
+}
+
+#[test]
+fn devices_are_listed() {
+    let out = run_well(&["devices"]);
+    assert!(out.contains("(used)") && out.contains("largest binding"), "{out}");
+    let list: Value = serde_json::from_str(&run_well(&["devices", "--json"])).unwrap();
+    assert!(list.as_array().unwrap().iter().any(|device| device["used"] == true), "{list}");
+}
+
+#[test]
+fn a_device_that_is_not_there_is_an_error() {
+    if std::env::var("SEMASK_GPU_DEVICE").is_ok() {
+        return println!("skipped: a device is chosen already");
+    }
+    run_badly(&["--device", "no such thing", "devices"], &["no adapter is called"]);
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    for args in [&["nonsense"][..], &["eval"], &["describe"]] {
+        assert_eq!(run(args).code, Some(2), "{args:?}");
+    }
+    let help = run_well(&["--help"]);
+    assert!(help.contains("EXAMPLES"), "{help}");
+}
+
+#[test]
+fn models_are_described_without_a_gpu() {
+    let out = run_well(&["describe", "--preset", "quickstart", "--size", "64x96", "--batch", "2"]);
+    for words in ["stage 4", "GFLOPs", "first moments", "training step, 2 pictures", "optim.adamw"]
+    {
+        assert!(out.contains(words), "{words} is not in\n{out}");
+    }
+    assert!(!out.contains("warning"), "{out}");
+    let out = run_well(&["describe", "--preset", "semask-t", "--batch", "16"]);
+    assert!(out.contains("warning: ") && out.contains("150 classes"), "{out}");
+    run_badly(&["describe", "--preset", "semask-x"], &["semask-x", "semask-t"]);
+    run_badly(&["describe", "none.toml"], &["none.toml"]);
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    use std::io::Read;
+    let mut command = command(&["describe", "--preset", "quickstart"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut err = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    assert_eq!((child.wait().unwrap().code(), &*err), (Some(0), ""));
+}
+
+#[test]
+fn data_is_checked() {
+    let world = World::new();
+    let out = run_well(&["data", "check", &world.text("data")]);
+    assert!(out.contains("noise: 3 classes") && out.contains("val: 5 pairs"), "{out}");
+    let json = run_well(&["data", "check", "--json", &world.text("data")]);
+    assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["splits"][0]["pairs"], 5);
+    std::fs::remove_file(world.path("data/labels/val/a.png")).unwrap();
+    assert_eq!(run(&["data", "check", &world.text("data")]).code, Some(1));
+    run_badly(&["data", "check", &world.text("none")], &["dataset.json"]);
+}
+
+#[test]
+fn pictures_are_labelled() {
+    let world = World::new();
+    let checkpoint = world.text("model.safetensors");
+    let (images, out) = (world.text("data/images"), world.text("out"));
+    let said = run_well(&["predict", "--checkpoint", &checkpoint, "--out", &out, &images]);
+    assert!(said.contains("5 of 5 pictures"), "{said}");
+    let mut segmenter = Segmenter::new(&GPU, small_model(&GPU, 3));
+    for &(name, width, height) in SIZES {
+        let path = world.path(&format!("out/val/{name}.png"));
+        let labels = LabelMap::read(&path).unwrap();
+        assert_eq!((labels.width, labels.height), (width, height));
+        let image = picture(width, height);
+        let frame = Frame::from_rgb(height, width, &image.pixels).unwrap();
+        assert_eq!(segmenter.batch(&[&frame], height, width).unwrap(), [labels.ids]);
+        let overlay = Image::read(&world.path(&format!("out/val/{name}_overlay.png"))).unwrap();
+        assert!(overlay.height > height && overlay.width >= width);
+    }
+
+    // From recipe and weights, and with windows and scales: the same files.
+    let (recipe, weights) = (world.text("recipe.toml"), world.text("weights.safetensors"));
+    let (one, again) = (world.text("data/images/val/deep/c.png"), world.text("again"));
+    let parts = ["predict", "--recipe", &recipe, "--weights", &weights, "--out", &again, &one];
+    run_well(&parts);
+    let read = |path: &str| LabelMap::read(&world.path(path)).unwrap();
+    assert_eq!(read("again/c.png"), read("out/val/deep/c.png"));
+    run_well(&[&parts[..], &["--slide", "--tta"]].concat());
+    assert_eq!(read("again/c.png").height, 57);
+}
+
+#[test]
+fn logits_are_written_for_one_picture() {
+    let world = World::new();
+    let checkpoint = world.text("model.safetensors");
+    let (out, file) = (world.text("out"), world.text("logits.safetensors"));
+    let (c, d) = (world.text("data/images/val/deep/c.png"), world.text("data/images/val/d.png"));
+    let start = ["predict", "--checkpoint", &checkpoint, "--out", &out, "--logits", &file];
+    run_well(&[&start[..], &[&*c]].concat());
+    let written = Checkpoint::read(Path::new(&file)).unwrap();
+    let entry = written.get("logits").unwrap();
+    assert_eq!(entry.shape().dims(), [1, 3, 15, 9]);
+    let frame = Frame::from_rgb(57, 33, &picture(33, 57).pixels).unwrap();
+    let expected = Segmenter::new(&GPU, small_model(&GPU, 3)).logits(&frame).unwrap();
+    let values = entry.to_f32().unwrap();
+    for (i, v) in expected.values.iter().enumerate() {
+        assert_eq!(values[i % 3 * 135 + i / 3], *v);
+    }
+    run_badly(&[&start[..], &[&*c, &*d]].concat(), &["--logits", "single"]);
+}
+
+#[test]
+fn one_bad_picture_does_not_stop_the_others() {
+    let world = World::new();
+    world.write("mixed/bad.png", b"\x89PNG\r\n\x1a\nnothing");
+    world.write("mixed/text.jpg", b"hello");
+    picture(9, 8).write_png(&world.path("mixed/good.png")).unwrap();
+    let checkpoint = world.text("model.safetensors");
+    let (mixed, out) = (world.text("mixed"), world.text("out"));
+    let args = ["predict", "--checkpoint", &checkpoint, "--out", &out, &mixed, "missing.png"];
+    let Run { code, out, err } = run(&args);
+    assert_eq!(code, Some(1));
+    for name in ["bad.png", "text.jpg", "missing.png"] {
+        assert!(err.contains(name), "{err}");
+    }
+    assert!(out.contains("1 of 3 pictures"), "{out}");
+    assert!(world.path("out/good.png").exists());
+}
+
+#[test]
+fn a_data_set_is_scored() {
+    let world = World::new();
+    let (checkpoint, data) = (world.text("model.safetensors"), world.text("data"));
+    let start = ["eval", "--checkpoint", &checkpoint, "--data", &data];
+    let table = run_well(&start);
+    assert!(table.contains("sky") && table.contains("mIoU"), "{table}");
+    let object: Value =
+        serde_json::from_str(&run_well(&[&start[..], &["--json"]].concat())).unwrap();
+    assert_eq!(object["images"], 5);
+    assert_eq!(object["per_class"].as_array().unwrap().len(), 3);
+    let pixels: u64 = SIZES.iter().map(|(_, w, h)| (w * h) as u64).sum();
+    let counted: u64 =
+        object["per_class"].as_array().unwrap().iter().map(|c| c["pixels"].as_u64().unwrap()).sum();
+    assert_eq!(counted, pixels);
+    let chance = object["aacc"].as_f64().unwrap();
+    assert!((0.2..0.5).contains(&chance), "noise is guessed: {chance}");
+
+    let out = world.text("out");
+    run_well(&[&start[..], &["--slide", "--tta", "--out", &out]].concat());
+    for file in ["comparison.png", "a.png", "a_overlay.png", "deep/c.png"] {
+        assert!(world.path("out").join(file).exists(), "{file}");
+    }
+    run_badly(&[&start[..], &["--split", "test"]].concat(), &["no split `test`", "val"]);
+}
+
+#[test]
+fn wrong_weights_are_refused_by_name() {
+    let world = World::new();
+    let data = world.text("data");
+    let checkpoint = |name: &str, change: &dyn Fn(&mut Checkpoint)| {
+        let mut checkpoint = Checkpoint::read(&world.path("model.safetensors")).unwrap();
+        change(&mut checkpoint);
+        checkpoint.write_atomic(&world.path(name)).unwrap();
+        world.text(name)
+    };
+    let bias = "decode_head.conv_seg.bias";
+    let missing = checkpoint("missing", &|c| drop(c.entries.remove(bias)));
+    run_badly(&["eval", "--checkpoint", &missing, "--data", &data], &["missing", bias]);
+    let no_recipe = checkpoint("no_recipe", &|c| drop(c.metadata.remove("recipe")));
+    run_badly(&["eval", "--checkpoint", &no_recipe, "--data", &data], &["--recipe"]);
+    let shape = checkpoint("shape", &|c| {
+        let entry = c.get("backbone.norm0.bias").unwrap().clone();
+        c.insert(bias, entry);
+    });
+    run_badly(&["eval", "--checkpoint", &shape, "--data", &data], &[bias, "[16]", "[3]"]);
+    world.write("text.safetensors", b"hello");
+    let text = world.text("text.safetensors");
+    run_badly(&["eval", "--checkpoint", &text, "--data", &data], &["text.safetensors"]);
+    // What belongs to no parameter is no error.
+    let more = checkpoint("more", &|c| {
+        let entry = c.get(bias).unwrap().clone();
+        c.insert("optimizer.m.x", entry.clone());
+        c.insert("backbone.norm0.num_batches_tracked", entry.clone());
+        c.insert("auxiliary_head.bias", entry);
+    });
+    let Run { code, err, .. } = run(&["eval", "--checkpoint", &more, "--data", &data]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(err.contains("auxiliary_head.bias") && !err.contains("tracked"), "{err}");
+
+    world.write("two/dataset.json", br#"{"classes": ["a", "b"]}"#);
+    std::fs::rename(world.path("data/images"), world.path("two/images")).unwrap();
+    std::fs::rename(world.path("data/labels"), world.path("two/labels")).unwrap();
+    let (two, model) = (world.text("two"), world.text("model.safetensors"));
+    run_badly(&["eval", "--checkpoint", &model, "--data", &two], &["2 classes", "3"]);
+}

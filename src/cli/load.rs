@@ -1,0 +1,116 @@
+//! Models from files, for the subcommands that use one.
+
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::{Checkpoint, OPTIMIZER};
+use crate::data::dataset;
+use crate::model::Model;
+use crate::train::recipe::Recipe;
+use crate::{Error, Gpu, Result};
+use serde::de::DeserializeOwned;
+
+use super::{complain, open};
+
+/// Where a model comes from.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ModelArgs {
+    /// Checkpoint of a training run; it has the recipe, the classes and their colours
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["recipe", "weights"])]
+    #[arg(conflicts_with_all = ["recipe", "weights"])]
+    checkpoint: Option<PathBuf>,
+
+    /// Recipe of the model whose --weights are given
+    #[arg(long, value_name = "RECIPE.toml", requires = "weights")]
+    recipe: Option<PathBuf>,
+
+    /// Safetensors file of the model's parameters under their official names
+    #[arg(long, value_name = "FILE", requires = "recipe")]
+    weights: Option<PathBuf>,
+}
+
+/// A model with its parameters on a device, and what goes with it.
+pub(super) struct Loaded {
+    pub(super) gpu: Gpu,
+    pub(super) recipe: Recipe,
+    pub(super) model: Model,
+    /// Names of the classes; none where no file tells.
+    pub(super) classes: Option<Vec<String>>,
+    /// Their colours.
+    pub(super) palette: Option<Vec<[u8; 3]>>,
+}
+
+impl Loaded {
+    /// Names and colours of the classes, made up where no file tells.
+    pub(super) fn names_and_colours(&self) -> (Vec<String>, Vec<[u8; 3]>) {
+        let count = self.model.config().num_classes;
+        let numbered = || (0..count).map(|class| format!("class {class}")).collect();
+        let names = self.classes.clone().unwrap_or_else(numbered);
+        let colours = self.palette.clone().unwrap_or_else(|| dataset::voc_palette(count));
+        (names, colours)
+    }
+}
+
+/// Reads a model and puts it on a device.
+pub(super) fn load_model(args: &ModelArgs, device: Option<&str>) -> Result<Loaded> {
+    let path = args.checkpoint.as_ref().or(args.weights.as_ref()).expect("clap wants one of them");
+    let checkpoint = Checkpoint::read_where(path, |name| !name.starts_with(OPTIMIZER))?;
+    let mut recipe = match &args.recipe {
+        Some(recipe) => Recipe::load(recipe)?,
+        None => {
+            let text = checkpoint.metadata.get("recipe").ok_or_else(|| {
+                let reason = "has no recipe, so it is not from a training run of semask-gpu; \
+                              use --recipe RECIPE.toml --weights FILE";
+                Error::invalid_file(path, reason)
+            })?;
+            Recipe::from_toml(text, &format!("recipe in {}", path.display()))?
+        }
+    };
+    if recipe.model.num_classes == 0 {
+        let last = checkpoint.get("decode_head.conv_seg.weight");
+        let last = last.ok_or_else(|| Error::MissingParameters {
+            path: path.clone(),
+            names: vec!["decode_head.conv_seg.weight".into()],
+        })?;
+        recipe.set_num_classes(last.shape().dims().first().copied().unwrap_or(0))?;
+    }
+    let count = recipe.model.num_classes;
+    let classes: Option<Vec<String>> = metadata(&checkpoint, "classes", path)?;
+    let palette: Option<Vec<[u8; 3]>> = metadata(&checkpoint, "palette", path)?;
+    for (key, found) in
+        [("classes", classes.as_ref().map(Vec::len)), ("palette", palette.as_ref().map(Vec::len))]
+    {
+        if let Some(found) = found.filter(|&found| found != count) {
+            let reason = format!("{key}: has {found} entries for a model of {count} classes");
+            return Err(Error::invalid_file(path, reason));
+        }
+    }
+
+    let model = Model::new(&recipe.model)?;
+    let gpu = open(device)?;
+    let unknown = model.parameters().load(&gpu, &checkpoint, path)?;
+    let derived = ["relative_position_index", "attn_mask", "num_batches_tracked"];
+    let unknown: Vec<_> =
+        unknown.iter().filter(|name| !derived.iter().any(|end| name.ends_with(end))).collect();
+    if let Some(first) = unknown.first() {
+        let more = match unknown.len() - 1 {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        complain(format!(
+            "semask-gpu: {}: the model has no {first}{more}; left out",
+            path.display()
+        ));
+    }
+    Ok(Loaded { gpu, recipe, model, classes, palette })
+}
+
+/// What the metadata of a checkpoint say about `key`, as JSON.
+fn metadata<T: DeserializeOwned>(
+    checkpoint: &Checkpoint,
+    key: &str,
+    path: &Path,
+) -> Result<Option<T>> {
+    let Some(text) = checkpoint.metadata.get(key) else { return Ok(None) };
+    let parsed = serde_json::from_str(text);
+    parsed.map(Some).map_err(|error| Error::invalid_file(path, format!("{key}: {error}")))
+}
