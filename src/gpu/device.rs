@@ -303,11 +303,7 @@ impl Gpu {
             let _ = sender.send(mapped);
         });
         self.wait(DOING)?;
-<<<<<<< HEAD
         // Another thread's wait may be the one that calls back, a moment later than ours returns.
-=======
-        // Another thread that polls may be about to call back.
->>>>>>> ops2
         let mapped = receiver.recv().map_err(|e| failed(e.to_string()))?;
         mapped.map_err(|e| failed(e.to_string()))?;
         let bytes = staging.get_mapped_range(..).map_err(|e| failed(e.to_string()))?;
