@@ -1,5 +1,5 @@
-//! Numbers of the reference implementation: `shared/fixtures` beside the crate, else the copies
-//! in `kernels-tests/fixtures`.
+//! Numbers of the reference implementation: `kernels-tests/fixtures`, and for what is not there
+//! `shared/fixtures` beside the checkout.
 //!
 //! A fixture has inputs (`in.*`), weights (`w.*`), expected results (`out.*`), the gradient that
 //! flows into a result (`gout.*`) and the expected gradients (`gin.*`, `gw.*`). Expected values
@@ -46,7 +46,7 @@ impl Fixture {
     /// numbers do not come with the published crate.
     pub(crate) fn open(name: &str) -> Option<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let folders = [root.join("../shared/fixtures"), root.join("kernels-tests/fixtures")];
+        let folders = [root.join("kernels-tests/fixtures"), root.join("../shared/fixtures")];
         let file = |folder: &PathBuf| folder.join(format!("{name}.safetensors"));
         let Some(folder) = folders.iter().find(|f| file(f).exists()) else {
             println!("skipped: no fixture {name}");
@@ -76,6 +76,11 @@ impl Fixture {
     #[track_caller]
     fn array(&self, name: &str) -> &Array {
         self.arrays.get(name).unwrap_or_else(|| panic!("{} has no {name}", self.name))
+    }
+
+    /// What the file is called, without ending.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Whether there is an array `name`.

@@ -7,6 +7,7 @@ mod fixtures;
 mod support;
 
 mod batch_norm;
+mod blocks;
 mod conv3x3;
 mod cross_entropy;
 mod drop;
