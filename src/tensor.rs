@@ -92,6 +92,8 @@ pub(crate) enum Place {
     Planned,
     /// `offset` bytes into memory that outlives the step.
     Pinned { memory: Memory, offset: u64 },
+    /// In an application's texture.
+    Texture(wgpu::TextureView),
 }
 
 impl Tensor {
@@ -108,6 +110,20 @@ impl Tensor {
         let shape = shape.into();
         let memory = Memory::new(label);
         Self::within(&memory, shape)
+    }
+
+    /// An application's 2-D texture, for the kernels that read or write one; `view` is of its first
+    /// level. A plan stays bound to this very texture.
+    pub fn texture(view: &wgpu::TextureView) -> Self {
+        let (height, width) = (view.texture().height(), view.texture().width());
+        let shape = Shape::from([height as usize, width as usize]);
+        let place = Place::Texture(view.clone());
+        Self { id: TensorId::next(), shape, place, tracked: false }
+    }
+
+    /// Whether the elements are the pixels of a texture.
+    pub(crate) fn is_texture(&self) -> bool {
+        matches!(self.place, Place::Texture(_))
     }
 
     /// A tensor in the next free place of `memory`.
@@ -256,6 +272,7 @@ impl Tensor {
             Place::Planned => {
                 Err(Error::invalid("tensor", "has no memory of its own; keep it first"))
             }
+            Place::Texture(_) => Err(Error::invalid("tensor", "is a texture, not a buffer")),
         }
     }
 }

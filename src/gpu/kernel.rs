@@ -53,9 +53,9 @@ pub type Field = (&'static str, usize);
 /// What a kernel does with a binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// `var<storage, read>`
+    /// `var<storage, read>`, or a texture
     Read,
-    /// `var<storage, read_write>`
+    /// `var<storage, read_write>`, or a storage texture
     Write,
     /// `var<uniform>`
     Uniform,
@@ -93,7 +93,7 @@ impl Kernel {
     /// The binding number and access of `params` and then of [`bindings`](Self::bindings).
     ///
     /// Reads them off the declarations, each of which is one line of the form
-    /// `@group(0) @binding(3) var<storage, read> dy: array<f32>;`.
+    /// `@group(0) @binding(3) var<storage, read> dy: array<f32>;`, or of a texture, without `<…>`.
     ///
     /// # Panics
     ///
@@ -113,10 +113,15 @@ impl Kernel {
 
 /// The name, binding number and access that `line` declares.
 fn declaration(line: &str) -> Option<(&str, u32, Access)> {
-    let (number, rest) = line.strip_prefix("@group(0) @binding(")?.split_once(") var<")?;
-    let (space, rest) = rest.split_once('>')?;
-    let name = rest.split_once(':')?.0.trim();
+    let (number, rest) = line.strip_prefix("@group(0) @binding(")?.split_once(") var")?;
+    let (space, rest) = match rest.strip_prefix('<') {
+        Some(rest) => rest.split_once('>')?,
+        None => ("", rest),
+    };
+    let (name, ty) = rest.split_once(':')?;
+    let name = name.trim();
     let access = match space {
+        "" if !ty.trim().starts_with("texture_storage") => Access::Read,
         "uniform" => Access::Uniform,
         "storage, read" => Access::Read,
         _ => Access::Write,

@@ -111,6 +111,9 @@ impl Layout {
             let label = dispatch.kernel.label();
             let accesses = dispatch.kernel.binding_numbers();
             for (tensor, (_, access)) in dispatch.tensors.iter().zip(&accesses[1..]) {
+                if texture(tensor).is_some() {
+                    continue;
+                }
                 if let Some((memory, _)) = resolve(recorder, tensor) {
                     if !pinned.iter().any(|m| m.is(&memory)) {
                         pinned.push(memory);
@@ -150,7 +153,15 @@ fn resolve(recorder: &Recorder, tensor: &Tensor) -> Option<(Memory, u64)> {
     let at = recorder.aliases.get(&tensor.id()).unwrap_or(tensor);
     match at.place() {
         Place::Pinned { memory, offset } => Some((memory.clone(), *offset)),
-        Place::Planned => None,
+        Place::Planned | Place::Texture(_) => None,
+    }
+}
+
+/// The texture that a tensor is, if it is one.
+fn texture(tensor: &Tensor) -> Option<&wgpu::TextureView> {
+    match tensor.place() {
+        Place::Texture(view) => Some(view),
+        _ => None,
     }
 }
 
@@ -203,11 +214,7 @@ impl Plan {
                 offset: params_offset,
                 size: wgpu::BufferSize::new(dispatch.params.len() as u64),
             };
-            let places = dispatch.tensors.iter().map(|t| match resolve(recorder, t) {
-                Some(place) => (Some(place), 0),
-                None => (None, slot_of[&t.id()]),
-            });
-            let places: Vec<_> = places.collect();
+            let places: Vec<_> = dispatch.tensors.iter().map(|t| resolve(recorder, t)).collect();
             let mut entries = vec![wgpu::BindGroupEntry {
                 binding: pipeline.bindings[0].0,
                 resource: wgpu::BindingResource::Buffer(params),
@@ -215,16 +222,17 @@ impl Plan {
             for ((tensor, place), (binding, _)) in
                 dispatch.tensors.iter().zip(&places).zip(&pipeline.bindings[1..])
             {
-                let (buffer, offset) = match place {
-                    (Some((memory, offset)), _) => (memory.buffer(gpu)?, *offset),
-                    (None, slot) => (&slots[*slot], 0),
+                let resource = if let Some(view) = texture(tensor) {
+                    wgpu::BindingResource::TextureView(view)
+                } else {
+                    let (buffer, offset) = match place {
+                        Some((memory, offset)) => (memory.buffer(gpu)?, *offset),
+                        None => (&slots[slot_of[&tensor.id()]], 0),
+                    };
+                    let size = wgpu::BufferSize::new(slot_size(tensor));
+                    wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
                 };
-                let size = wgpu::BufferSize::new(slot_size(tensor));
-                let resource = wgpu::BufferBinding { buffer, offset, size };
-                entries.push(wgpu::BindGroupEntry {
-                    binding: *binding,
-                    resource: wgpu::BindingResource::Buffer(resource),
-                });
+                entries.push(wgpu::BindGroupEntry { binding: *binding, resource });
             }
             let bind_group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
                 label: Some(&pipeline.label),
@@ -353,7 +361,7 @@ fn check_bindings(gpu: &Gpu, recorder: &Recorder) -> Result<()> {
         let bound: Vec<_> = dispatch.tensors.iter().zip(&accesses[1..]).collect();
         for (i, (tensor, (_, access))) in bound.iter().enumerate() {
             let size = slot_size(tensor);
-            if size > gpu.profile().max_binding {
+            if texture(tensor).is_none() && size > gpu.profile().max_binding {
                 return Err(Error::Limit {
                     what: format!(
                         "`{}` of {}, {:?},",

@@ -128,7 +128,7 @@ impl Recorder {
 
     /// Makes `tensor`'s elements readable after a replay, and returns the tensor to read.
     pub fn keep(&mut self, tensor: &Tensor, label: &str) -> Tensor {
-        if let Place::Pinned { .. } = tensor.place() {
+        if !matches!(tensor.place(), Place::Planned) {
             return tensor.clone();
         }
         if let Some(kept) = self.aliases.get(&tensor.id()) {

@@ -223,7 +223,7 @@ fn resize_table(values: &[f32], rows: usize, wanted: usize, heads: usize) -> Opt
     let side = |rows: usize| Some(rows.isqrt()).filter(|s| s * s == rows && s % 2 == 1);
     side(rows)?;
     side(wanted)?;
-    Some(ops::resize_bicubic_table(values, heads, wanted.isqrt()))
+    Some(ops::resize_bicubic_table(values, heads, rows.isqrt(), wanted.isqrt()))
 }
 
 /// A place in the tree of names, handed to layers while a model is built.

@@ -5,9 +5,11 @@ mod batch_norm;
 mod conv3x3;
 mod drop;
 mod elementwise;
+mod image;
 mod layer_norm;
 mod matmul;
 mod patch;
+mod position;
 mod reduce;
 mod semantic_attention;
 mod softmax;
@@ -21,10 +23,12 @@ pub use conv3x3::conv3x3;
 pub use drop::{drop_path, dropout, dropout2d};
 pub use elementwise::{accumulate, add, fill, gelu, relu, scale, sum_of};
 pub(crate) use elementwise::{clear, copy};
+pub use image::{Normalize, normalize, normalize_texture, paint, paint_texture};
 pub use layer_norm::layer_norm;
 pub use matmul::{linear, linear_gelu, linear_residual, matmul};
 pub(crate) use reduce::sum_rows;
 pub use patch::{patch_merge, patchify};
+pub use position::{add_position, resize_bicubic, resize_bicubic_table};
 pub use semantic_attention::{gated_residual, semantic_attention};
 pub use softmax::softmax;
 pub use window::{window_partition, window_reverse};
@@ -41,10 +45,12 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
         conv3x3::KERNELS,
         drop::KERNELS,
         elementwise::KERNELS,
+        image::KERNELS,
         layer_norm::KERNELS,
         matmul::KERNELS,
         optim::KERNELS,
         patch::KERNELS,
+        position::KERNELS,
         reduce::KERNELS,
         semantic_attention::KERNELS,
         softmax::KERNELS,
