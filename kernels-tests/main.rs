@@ -13,6 +13,7 @@ mod cross_entropy;
 mod drop;
 mod elementwise;
 mod image;
+mod initialisation;
 mod layer_norm;
 mod matmul;
 mod patch;
