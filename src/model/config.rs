@@ -189,7 +189,7 @@ impl ModelConfig {
         }
         for (i, (&heads, &depth)) in self.num_heads.iter().zip(&self.depths).enumerate() {
             let channels = self.stage_channels(i);
-            if heads == 0 || channels % heads != 0 {
+            if heads == 0 || !channels.is_multiple_of(heads) {
                 return wrong(
                     "num_heads",
                     format!("stage {i} has {channels} channels, not a multiple of {heads} heads"),

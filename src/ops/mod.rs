@@ -1,8 +1,8 @@
 //! Differentiable operations: one file per family, each next to its `shaders/*.wgsl`.
 
-mod cross_entropy;
 mod batch_norm;
 mod conv3x3;
+mod cross_entropy;
 mod drop;
 mod elementwise;
 mod image;
@@ -11,29 +11,29 @@ mod matmul;
 mod patch;
 mod position;
 mod reduce;
+mod resize;
 mod semantic_attention;
 mod softmax;
 mod window;
 mod window_attention;
-mod resize;
 
-pub use cross_entropy::{CrossEntropy, CrossEntropyOutput, cross_entropy};
 pub use batch_norm::{BatchNorm, Running, batch_norm};
 pub use conv3x3::conv3x3;
+pub use cross_entropy::{CrossEntropy, CrossEntropyOutput, cross_entropy};
 pub use drop::{drop_path, dropout, dropout2d};
 pub use elementwise::{accumulate, add, fill, gelu, relu, scale, sum_of};
 pub(crate) use elementwise::{clear, copy};
 pub use image::{Normalize, normalize, normalize_texture, paint, paint_texture};
 pub use layer_norm::layer_norm;
 pub use matmul::{linear, linear_gelu, linear_residual, matmul};
-pub(crate) use reduce::sum_rows;
 pub use patch::{patch_merge, patchify};
 pub use position::{add_position, resize_bicubic, resize_bicubic_table};
+pub(crate) use reduce::sum_rows;
+pub use resize::{resize, resize_add};
 pub use semantic_attention::{gated_residual, semantic_attention};
 pub use softmax::softmax;
 pub use window::{window_partition, window_reverse};
 pub use window_attention::{Windows, relative_position_bias, window_attention};
-pub use resize::{resize, resize_add};
 
 use crate::gpu::Kernel;
 use crate::optim;
