@@ -6,8 +6,10 @@
 // Host: src/ops/conv3x3.rs        Test: kernels-tests/conv3x3.rs        For GPUs: conv3x3_tiled.wgsl
 // B = batch, H × W = map, P = B H W pixels, I = inputs, O = outputs (channels). The gradient of x is
 // the same product of dy with the weight turned by 180° and its channels exchanged. Zeros around
-// the map make all pixels alike: `padded` is [B, H + 2, W + 2, I]. An invocation owns 8 pixels (or 8
-// rows of dweight) of 4 columns that lie 8 apart, as in matmul_packed.wgsl.
+// the map make all pixels alike: `padded` is [B, H + 2, W + 2, I]. An invocation owns 16 pixels (or
+// 16 rows of dweight) of 4 columns that lie 8 apart: reading 8 neighbouring words of a strip costs
+// lavapipe more than an fma, so tall tiles pay although they do not fit its registers (f2 of the
+// benches, CPU ms: 4 rows 125, 8 rows 80, 16 rows 60, 24 rows 61). It unrolls the loops over rows.
 
 struct Params {
     batch: u32,
@@ -33,7 +35,7 @@ struct Params {
 @group(0) @binding(9) var<storage, read_write> dweight: array<f32>;    // [splits, O, I, 3, 3]
 
 const STRIP: u32 = 32u;
-const TILE_ROWS: u32 = 8u;
+const TILE_ROWS: u32 = 16u;
 
 // ---- pack_weight: weight -> packed ---------------------------------------------------------------
 // Strips of 32 outputs, [tap][input][32]; zero beyond the last. One workgroup per strip and 16 inputs.
@@ -129,7 +131,7 @@ fn pad_strips(
 }
 
 // ---- forward: padded, strips -> y ----------------------------------------------------------------
-// One workgroup per 8 × 32 tile; neighbours share a strip.
+// One workgroup per 16 × 32 tile; neighbours share a strip.
 
 @compute @workgroup_size(8)
 fn forward(
@@ -145,22 +147,11 @@ fn forward(
     if strip * STRIP >= params.outputs {
         return;
     }
-    let a0 = corner(first + 0u, pixels);
-    let a1 = corner(first + 1u, pixels);
-    let a2 = corner(first + 2u, pixels);
-    let a3 = corner(first + 3u, pixels);
-    let a4 = corner(first + 4u, pixels);
-    let a5 = corner(first + 5u, pixels);
-    let a6 = corner(first + 6u, pixels);
-    let a7 = corner(first + 7u, pixels);
-    var t0 = vec4(0.0);
-    var t1 = vec4(0.0);
-    var t2 = vec4(0.0);
-    var t3 = vec4(0.0);
-    var t4 = vec4(0.0);
-    var t5 = vec4(0.0);
-    var t6 = vec4(0.0);
-    var t7 = vec4(0.0);
+    var corners = array<u32, TILE_ROWS>();
+    for (var r = 0u; r < TILE_ROWS; r++) {
+        corners[r] = corner(first + r, pixels);
+    }
+    var tile = array<vec4<f32>, TILE_ROWS>();
     var from_strip = strip * 9u * params.inputs * STRIP + lane;
     // The three taps of a row, and their channels, are neighbours both here and in the strip.
     let run = 3u * params.inputs;
@@ -169,70 +160,44 @@ fn forward(
         let end = at + run;
         for (; at + 4u <= end; at += 4u) {
             {
-                let row = from_strip + 0u * STRIP;
+                let row = from_strip;
                 let v = vec4(strips[row], strips[row + 8u], strips[row + 16u], strips[row + 24u]);
-                t0 = fma(vec4(padded[a0 + at]), v, t0);
-                t1 = fma(vec4(padded[a1 + at]), v, t1);
-                t2 = fma(vec4(padded[a2 + at]), v, t2);
-                t3 = fma(vec4(padded[a3 + at]), v, t3);
-                t4 = fma(vec4(padded[a4 + at]), v, t4);
-                t5 = fma(vec4(padded[a5 + at]), v, t5);
-                t6 = fma(vec4(padded[a6 + at]), v, t6);
-                t7 = fma(vec4(padded[a7 + at]), v, t7);
+                for (var r = 0u; r < TILE_ROWS; r++) {
+                    tile[r] = fma(vec4(padded[corners[r] + at]), v, tile[r]);
+                }
             }
             {
-                let row = from_strip + 1u * STRIP;
+                let row = from_strip + STRIP;
                 let v = vec4(strips[row], strips[row + 8u], strips[row + 16u], strips[row + 24u]);
-                t0 = fma(vec4(padded[a0 + at + 1u]), v, t0);
-                t1 = fma(vec4(padded[a1 + at + 1u]), v, t1);
-                t2 = fma(vec4(padded[a2 + at + 1u]), v, t2);
-                t3 = fma(vec4(padded[a3 + at + 1u]), v, t3);
-                t4 = fma(vec4(padded[a4 + at + 1u]), v, t4);
-                t5 = fma(vec4(padded[a5 + at + 1u]), v, t5);
-                t6 = fma(vec4(padded[a6 + at + 1u]), v, t6);
-                t7 = fma(vec4(padded[a7 + at + 1u]), v, t7);
+                for (var r = 0u; r < TILE_ROWS; r++) {
+                    tile[r] = fma(vec4(padded[corners[r] + at + 1u]), v, tile[r]);
+                }
             }
             {
                 let row = from_strip + 2u * STRIP;
                 let v = vec4(strips[row], strips[row + 8u], strips[row + 16u], strips[row + 24u]);
-                t0 = fma(vec4(padded[a0 + at + 2u]), v, t0);
-                t1 = fma(vec4(padded[a1 + at + 2u]), v, t1);
-                t2 = fma(vec4(padded[a2 + at + 2u]), v, t2);
-                t3 = fma(vec4(padded[a3 + at + 2u]), v, t3);
-                t4 = fma(vec4(padded[a4 + at + 2u]), v, t4);
-                t5 = fma(vec4(padded[a5 + at + 2u]), v, t5);
-                t6 = fma(vec4(padded[a6 + at + 2u]), v, t6);
-                t7 = fma(vec4(padded[a7 + at + 2u]), v, t7);
+                for (var r = 0u; r < TILE_ROWS; r++) {
+                    tile[r] = fma(vec4(padded[corners[r] + at + 2u]), v, tile[r]);
+                }
             }
             {
                 let row = from_strip + 3u * STRIP;
                 let v = vec4(strips[row], strips[row + 8u], strips[row + 16u], strips[row + 24u]);
-                t0 = fma(vec4(padded[a0 + at + 3u]), v, t0);
-                t1 = fma(vec4(padded[a1 + at + 3u]), v, t1);
-                t2 = fma(vec4(padded[a2 + at + 3u]), v, t2);
-                t3 = fma(vec4(padded[a3 + at + 3u]), v, t3);
-                t4 = fma(vec4(padded[a4 + at + 3u]), v, t4);
-                t5 = fma(vec4(padded[a5 + at + 3u]), v, t5);
-                t6 = fma(vec4(padded[a6 + at + 3u]), v, t6);
-                t7 = fma(vec4(padded[a7 + at + 3u]), v, t7);
+                for (var r = 0u; r < TILE_ROWS; r++) {
+                    tile[r] = fma(vec4(padded[corners[r] + at + 3u]), v, tile[r]);
+                }
             }
             from_strip += 4u * STRIP;
         }
         for (; at < end; at++) {
             let row = from_strip;
             let v = vec4(strips[row], strips[row + 8u], strips[row + 16u], strips[row + 24u]);
-            t0 = fma(vec4(padded[a0 + at]), v, t0);
-            t1 = fma(vec4(padded[a1 + at]), v, t1);
-            t2 = fma(vec4(padded[a2 + at]), v, t2);
-            t3 = fma(vec4(padded[a3 + at]), v, t3);
-            t4 = fma(vec4(padded[a4 + at]), v, t4);
-            t5 = fma(vec4(padded[a5 + at]), v, t5);
-            t6 = fma(vec4(padded[a6 + at]), v, t6);
-            t7 = fma(vec4(padded[a7 + at]), v, t7);
+            for (var r = 0u; r < TILE_ROWS; r++) {
+                tile[r] = fma(vec4(padded[corners[r] + at]), v, tile[r]);
+            }
             from_strip += STRIP;
         }
     }
-    let tile = array<vec4<f32>, TILE_ROWS>(t0, t1, t2, t3, t4, t5, t6, t7);
     for (var r = 0u; r < TILE_ROWS; r++) {
         for (var j = 0u; j < 4u; j++) {
             let output = strip * STRIP + lane + 8u * j;
@@ -252,7 +217,7 @@ fn corner(pixel: u32, pixels: u32) -> u32 {
 }
 
 // ---- backward_weight: dy, x_strips -> dweight ----------------------------------------------------
-// One workgroup per tap and 8 outputs × 32 inputs; z = split. Neighbours share dy and the strip.
+// One workgroup per tap and 16 outputs × 32 inputs; z = split. Neighbours share dy and the strip.
 
 @compute @workgroup_size(8)
 fn backward_weight(
@@ -269,22 +234,11 @@ fn backward_weight(
         return;
     }
     let last = params.outputs - 1u;
-    let o0 = min(first + 0u, last);
-    let o1 = min(first + 1u, last);
-    let o2 = min(first + 2u, last);
-    let o3 = min(first + 3u, last);
-    let o4 = min(first + 4u, last);
-    let o5 = min(first + 5u, last);
-    let o6 = min(first + 6u, last);
-    let o7 = min(first + 7u, last);
-    var t0 = vec4(0.0);
-    var t1 = vec4(0.0);
-    var t2 = vec4(0.0);
-    var t3 = vec4(0.0);
-    var t4 = vec4(0.0);
-    var t5 = vec4(0.0);
-    var t6 = vec4(0.0);
-    var t7 = vec4(0.0);
+    var columns = array<u32, TILE_ROWS>();
+    for (var r = 0u; r < TILE_ROWS; r++) {
+        columns[r] = min(first + r, last);
+    }
+    var tile = array<vec4<f32>, TILE_ROWS>();
     let rows = params.batch * params.height;
     let start = rows * group.z / params.splits;
     let end = rows * (group.z + 1u) / params.splits;
@@ -294,20 +248,23 @@ fn backward_weight(
         var from_strip = ((strip * lines + line) * (params.width + 2u) + tap % 3u) * STRIP + lane;
         var at = row * params.width * params.outputs;
         let stop = at + params.width * params.outputs;
+        for (; at + 3u * params.outputs < stop; at += 4u * params.outputs) {
+            for (var k = 0u; k < 4u; k++) {
+                let v = strip_at(from_strip + k * STRIP);
+                for (var r = 0u; r < TILE_ROWS; r++) {
+                    tile[r] = fma(vec4(dy[columns[r] + at + k * params.outputs]), v, tile[r]);
+                }
+            }
+            from_strip += 4u * STRIP;
+        }
         for (; at < stop; at += params.outputs) {
-            let v = vec4(x_strips[from_strip], x_strips[from_strip + 8u], x_strips[from_strip + 16u], x_strips[from_strip + 24u]);
-            t0 = fma(vec4(dy[o0 + at]), v, t0);
-            t1 = fma(vec4(dy[o1 + at]), v, t1);
-            t2 = fma(vec4(dy[o2 + at]), v, t2);
-            t3 = fma(vec4(dy[o3 + at]), v, t3);
-            t4 = fma(vec4(dy[o4 + at]), v, t4);
-            t5 = fma(vec4(dy[o5 + at]), v, t5);
-            t6 = fma(vec4(dy[o6 + at]), v, t6);
-            t7 = fma(vec4(dy[o7 + at]), v, t7);
+            let v = strip_at(from_strip);
+            for (var r = 0u; r < TILE_ROWS; r++) {
+                tile[r] = fma(vec4(dy[columns[r] + at]), v, tile[r]);
+            }
             from_strip += STRIP;
         }
     }
-    let tile = array<vec4<f32>, TILE_ROWS>(t0, t1, t2, t3, t4, t5, t6, t7);
     for (var r = 0u; r < TILE_ROWS; r++) {
         for (var j = 0u; j < 4u; j++) {
             let input = strip * STRIP + lane + 8u * j;
@@ -317,4 +274,8 @@ fn backward_weight(
             }
         }
     }
+}
+
+fn strip_at(at: u32) -> vec4<f32> {
+    return vec4(x_strips[at], x_strips[at + 8u], x_strips[at + 16u], x_strips[at + 24u]);
 }

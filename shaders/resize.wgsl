@@ -5,8 +5,9 @@
 //
 // Host: src/ops/resize.rs        Test: kernels-tests/resize.rs        Weights: lib/bilinear.wgsl
 // B = batch, h, w = size of x, H, W = size of y, C = channels. Lanes run along the channels; an
-// invocation walks along 16 pixels of one row, so that it reads a column of x only once and all
-// addresses but the channel are uniform. The backward pass gathers, in a fixed order.
+// invocation walks along 16 pixels of one row with four channels that lie LANES apart, so that it reads
+// a column of x only once and all addresses but the channel are uniform. The backward pass gathers, in
+// a fixed order.
 
 struct Params {
     rows: u32,
@@ -24,66 +25,97 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;  // [B, H, W, C]
 @group(0) @binding(5) var<storage, read_write> dx: array<f32>; // [B, h, w, C]
 
-const WORKGROUP: u32 = 32u;
+// A GPU's 32, or the 8 of a CPU's vector, where four channels share the work on addresses and weights.
+override LANES: u32 = 32u;
 const WALK: u32 = 16u;
 
-// What one workgroup does: pixels `start..end` of row `row` (of all images), channels from `channel`.
+// What one invocation does: pixels `start..end` of row `row` (of all images), four channels.
 struct Place {
     row: u32,
     start: u32,
     end: u32,
     channel: u32,
+    // Whether all of the workgroup's channels exist.
+    full: bool,
 }
 
-fn locate(id: u32, width: u32) -> Place {
-    let slices = (params.channels + WORKGROUP - 1u) / WORKGROUP;
+fn locate(id: u32, lane: u32, width: u32) -> Place {
+    let slices = (params.channels + 4u * LANES - 1u) / (4u * LANES);
     let walks = (width + WALK - 1u) / WALK;
-    let slice = id % slices;
-    let walk = id / slices % walks;
-    let start = walk * WALK;
-    return Place(id / slices / walks, start, min(start + WALK, width), slice * WORKGROUP);
+    let channel = id % slices * 4u * LANES;
+    let start = id / slices % walks * WALK;
+    let full = channel + 4u * LANES <= params.channels;
+    return Place(id / slices / walks, start, min(start + WALK, width), channel + lane, full);
+}
+
+// Where the four channels of a pixel are; the last channel in place of those that do not exist.
+fn places(pixel: u32, place: Place) -> vec4<u32> {
+    let base = pixel * params.channels;
+    let channels = place.channel + LANES * vec4(0u, 1u, 2u, 3u);
+    if place.full {
+        return base + channels;
+    }
+    return base + min(channels, vec4(params.channels - 1u));
+}
+
+// Which of the four channels exist.
+fn existing(place: Place) -> vec4<bool> {
+    return place.channel + LANES * vec4(0u, 1u, 2u, 3u) < vec4(params.channels);
 }
 
 // ---- forward: x -> y -----------------------------------------------------------------------------
 
-@compute @workgroup_size(WORKGROUP)
+@compute @workgroup_size(LANES)
 fn forward(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let place = locate(group.x + group.y * groups.x, params.goal_width);
-    let channel = place.channel + lane;
-    if place.row >= params.rows || channel >= params.channels {
+    let place = locate(group.x + group.y * groups.x, lane, params.goal_width);
+    if place.row >= params.rows || place.channel >= params.channels {
         return;
     }
     let rows = locate_rows(place.row);
-    var columns = columns_at(place.start, channel, rows);
+    var columns = columns_at(place.start, place, rows);
     for (var d = place.start; d < place.end; d++) {
-        columns = walk_to(columns, d, channel, rows);
-        y[(place.row * params.goal_width + d) * params.channels + channel] = blend(columns, d);
+        columns = walk_to(columns, d, place, rows);
+        store_y(places(place.row * params.goal_width + d, place), place, blend(columns, d));
     }
 }
 
 // ---- forward_add: x, other -> y = other + resize(x) ----------------------------------------------
 
-@compute @workgroup_size(WORKGROUP)
+@compute @workgroup_size(LANES)
 fn forward_add(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let place = locate(group.x + group.y * groups.x, params.goal_width);
-    let channel = place.channel + lane;
-    if place.row >= params.rows || channel >= params.channels {
+    let place = locate(group.x + group.y * groups.x, lane, params.goal_width);
+    if place.row >= params.rows || place.channel >= params.channels {
         return;
     }
     let rows = locate_rows(place.row);
-    var columns = columns_at(place.start, channel, rows);
+    var columns = columns_at(place.start, place, rows);
     for (var d = place.start; d < place.end; d++) {
-        columns = walk_to(columns, d, channel, rows);
-        let at = (place.row * params.goal_width + d) * params.channels + channel;
-        y[at] = other[at] + blend(columns, d);
+        columns = walk_to(columns, d, place, rows);
+        let at = places(place.row * params.goal_width + d, place);
+        let sum = vec4(other[at.x], other[at.y], other[at.z], other[at.w]) + blend(columns, d);
+        store_y(at, place, sum);
+    }
+}
+
+fn store_y(at: vec4<u32>, place: Place, v: vec4<f32>) {
+    let exists = existing(place);
+    y[at.x] = v.x;
+    if exists.y {
+        y[at.y] = v.y;
+    }
+    if exists.z {
+        y[at.z] = v.z;
+    }
+    if exists.w {
+        y[at.w] = v.w;
     }
 }
 
@@ -104,33 +136,35 @@ fn locate_rows(row: u32) -> Rows {
 // The two columns of x that the walk is between, each already blended along its rows.
 struct Columns {
     cell: u32,
-    near: f32,
-    far: f32,
+    near: vec4<f32>,
+    far: vec4<f32>,
 }
 
-fn column(j: u32, channel: u32, rows: Rows) -> f32 {
-    let at = min(j, params.width - 1u);
-    return rows.weights.x * x[(rows.near + at) * params.channels + channel]
-        + rows.weights.y * x[(rows.far + at) * params.channels + channel];
+fn column(j: u32, place: Place, rows: Rows) -> vec4<f32> {
+    let column = min(j, params.width - 1u);
+    let near = places(rows.near + column, place);
+    let far = places(rows.far + column, place);
+    return rows.weights.x * vec4(x[near.x], x[near.y], x[near.z], x[near.w])
+        + rows.weights.y * vec4(x[far.x], x[far.y], x[far.z], x[far.w]);
 }
 
-fn columns_at(d: u32, channel: u32, rows: Rows) -> Columns {
+fn columns_at(d: u32, place: Place, rows: Rows) -> Columns {
     let cell = taps(d, params.width, params.goal_width).near;
-    return Columns(cell, column(cell, channel, rows), column(cell + 1u, channel, rows));
+    return Columns(cell, column(cell, place, rows), column(cell + 1u, place, rows));
 }
 
-fn walk_to(columns: Columns, d: u32, channel: u32, rows: Rows) -> Columns {
+fn walk_to(columns: Columns, d: u32, place: Place, rows: Rows) -> Columns {
     let n = (2u * d + 1u) * params.width;
     var next = columns;
     while next.cell + 1u < params.width && n >= cell_edge(next.cell + 1u, params.goal_width) {
         next.cell += 1u;
         next.near = next.far;
-        next.far = column(next.cell + 1u, channel, rows);
+        next.far = column(next.cell + 1u, place, rows);
     }
     return next;
 }
 
-fn blend(columns: Columns, d: u32) -> f32 {
+fn blend(columns: Columns, d: u32) -> vec4<f32> {
     let weights = cell_weights((2u * d + 1u) * params.width, columns.cell, params.width, params.goal_width);
     return weights.x * columns.near + weights.y * columns.far;
 }
@@ -139,15 +173,14 @@ fn blend(columns: Columns, d: u32) -> f32 {
 // Walks along the cells of a row of x. A pixel of cell j adds to dx[j] and dx[j + 1], so the cell left
 // of the walk is visited too.
 
-@compute @workgroup_size(WORKGROUP)
+@compute @workgroup_size(LANES)
 fn backward(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let place = locate(group.x + group.y * groups.x, params.width);
-    let channel = place.channel + lane;
-    if place.row >= params.rows || channel >= params.channels {
+    let place = locate(group.x + group.y * groups.x, lane, params.width);
+    if place.row >= params.rows || place.channel >= params.channels {
         return;
     }
     let image = place.row / params.height;
@@ -156,27 +189,42 @@ fn backward(
 
     var j = max(place.start, 1u) - 1u;
     var d = cell_start(j, params.width, params.goal_width);
-    var here = 0.0;
+    var here = vec4(0.0);
     for (; j < place.end; j++) {
         let edge = cell_edge(j + 1u, params.goal_width);
-        var next = 0.0;
+        var next = vec4(0.0);
         for (; d < params.goal_width; d++) {
             let n = (2u * d + 1u) * params.width;
             if n >= edge && j + 1u < params.width {
                 break;
             }
             let weights = cell_weights(n, j, params.width, params.goal_width);
-            var g = 0.0;
+            var g = vec4(0.0);
             for (var row = rows.x; row < rows.y; row++) {
-                let at = (image * params.goal_height + row) * params.goal_width + d;
-                g += meeting_weight(row, i, params.height, params.goal_height) * dy[at * params.channels + channel];
+                let at = places((image * params.goal_height + row) * params.goal_width + d, place);
+                g += meeting_weight(row, i, params.height, params.goal_height)
+                    * vec4(dy[at.x], dy[at.y], dy[at.z], dy[at.w]);
             }
             here += weights.x * g;
             next += weights.y * g;
         }
         if j >= place.start {
-            dx[(place.row * params.width + j) * params.channels + channel] = here;
+            store_dx(places(place.row * params.width + j, place), place, here);
         }
         here = next;
+    }
+}
+
+fn store_dx(at: vec4<u32>, place: Place, v: vec4<f32>) {
+    let exists = existing(place);
+    dx[at.x] = v.x;
+    if exists.y {
+        dx[at.y] = v.y;
+    }
+    if exists.z {
+        dx[at.z] = v.z;
+    }
+    if exists.w {
+        dx[at.w] = v.w;
     }
 }

@@ -14,6 +14,8 @@ pub mod tensor;
 mod testing;
 
 #[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(feature = "cli")]
 pub mod data;
 #[cfg(feature = "cli")]
 pub mod picture;

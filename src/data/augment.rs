@@ -22,11 +22,12 @@ const CROP_ATTEMPTS: usize = 10;
 pub struct Augmentation {
     /// Whole factor by which pictures and labels shrink first, in training and in evaluation.
     pub downscale: usize,
-    /// Random resizing.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Random resizing; `"none"`: pictures keep their size.
+    #[serde(with = "crate::train::strict::none")]
     pub resize: Option<Resize>,
-    /// Height and width of a random window; what is smaller is padded to it in the batch.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Height and width of a random window; what is smaller is padded to it in the batch. `"none"`:
+    /// the whole picture.
+    #[serde(with = "crate::train::strict::none")]
     pub crop_size: Option<[usize; 2]>,
     /// Below 1: a window is drawn again, up to ten times, while one class has this fraction or more
     /// of its labelled pixels.

@@ -1,7 +1,7 @@
 //! The Semantic-FPN head and the light semantic decoder beside it.
 
 use super::{Features, ModelConfig};
-use crate::nn::{BatchNorm, Conv3x3, Init, ParameterScope};
+use crate::nn::{BatchNorm, Conv1x1, Conv3x3, ParameterScope};
 use crate::{Tape, Tensor, ops};
 
 /// Semantic FPN (Kirillov et al. 2019, <https://arxiv.org/abs/1901.02446>): each level is convolved
@@ -9,7 +9,7 @@ use crate::{Tape, Tensor, ops};
 #[derive(Debug)]
 pub struct FpnHead {
     scale_heads: Vec<Vec<Unit>>,
-    conv_seg: Classifier,
+    conv_seg: Conv1x1,
     dropout: f32,
 }
 
@@ -41,7 +41,7 @@ impl FpnHead {
         let scale_heads = (0..config.depths.len()).map(&mut head).collect();
         Self {
             scale_heads,
-            conv_seg: Classifier::new(scope.at("conv_seg"), channels, classes),
+            conv_seg: Conv1x1::new(scope.at("conv_seg"), channels, classes, 0.01),
             dropout: config.dropout,
         }
     }
@@ -67,30 +67,6 @@ impl FpnHead {
         let total = total.expect("four levels");
         let total = ops::dropout2d(tape, &total, self.dropout);
         self.conv_seg.forward(tape, &total)
-    }
-}
-
-/// A 1×1 convolution: channels to class logits.
-#[derive(Debug)]
-struct Classifier {
-    /// `[K, C, 1, 1]`
-    weight: Tensor,
-    /// `[K]`
-    bias: Tensor,
-}
-
-impl Classifier {
-    fn new(mut scope: ParameterScope<'_>, channels: usize, classes: usize) -> Self {
-        let init = Init::Normal { std: 0.01 };
-        Self {
-            weight: scope.create("weight", [classes, channels, 1, 1], init),
-            bias: scope.create("bias", [classes], Init::Constant(0.0)),
-        }
-    }
-
-    fn forward(&self, tape: &mut Tape, x: &Tensor) -> Tensor {
-        let weight = self.weight.reshape([self.bias.shape().len(), x.shape().last()]);
-        ops::linear(tape, x, &weight, Some(&self.bias))
     }
 }
 

@@ -118,3 +118,26 @@ impl Conv3x3 {
         ops::conv3x3(tape, x, &self.weight)
     }
 }
+
+/// A 1×1 convolution: a fully connected layer at every pixel, with a convolution's weight shape.
+#[derive(Debug)]
+pub struct Conv1x1 {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Conv1x1 {
+    /// A layer from `inputs` to `outputs` channels with weights normal of deviation `std`, biases 0.
+    pub fn new(mut scope: ParameterScope<'_>, inputs: usize, outputs: usize, std: f32) -> Self {
+        Self {
+            weight: scope.create("weight", [outputs, inputs, 1, 1], Init::Normal { std }),
+            bias: scope.create("bias", [outputs], Init::Constant(0.0)),
+        }
+    }
+
+    /// `x`: `[.., inputs]` → `[.., outputs]`.
+    pub fn forward(&self, tape: &mut Tape, x: &Tensor) -> Tensor {
+        let [outputs, inputs, ..] = *self.weight.dims() else { unreachable!("made in new") };
+        ops::linear(tape, x, &self.weight.reshape([outputs, inputs]), Some(&self.bias))
+    }
+}

@@ -142,8 +142,22 @@ impl Parameters {
         if !missing.is_empty() {
             return Err(Error::MissingParameters { path: path.to_owned(), names: missing });
         }
+        self.load_some(gpu, checkpoint, path)
+    }
+
+    /// [`load`](Self::load) of a file that may lack some parameters: those keep their values.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ParameterShape`]; `path` is for the message.
+    pub fn load_some(
+        &self,
+        gpu: &Gpu,
+        checkpoint: &Checkpoint,
+        path: &Path,
+    ) -> Result<Vec<String>> {
         for (name, parameter) in self.iter() {
-            let entry = checkpoint.get(name).expect("none is missing");
+            let Some(entry) = checkpoint.get(name) else { continue };
             let wanted = parameter.tensor.shape();
             let values =
                 entry.to_f32().map_err(|e| Error::invalid_file(path, format!("{name}: {e}")))?;

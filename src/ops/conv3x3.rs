@@ -144,7 +144,7 @@ fn product(
     if recorder.profile().cpu {
         let padded = recorder.empty([batch, height + 2, width + 2, inputs]);
         recorder.run(&PAD, params, &[x, &padded], Grid::rows(extents.lines()));
-        let grid = Grid::rows(extents.pixels().div_ceil(8) * columns);
+        let grid = Grid::rows(extents.pixels().div_ceil(16) * columns);
         recorder.run(&FORWARD, params, &[&padded, &strips, &y], grid).flops(extents.flops());
     } else {
         let grid = Grid::rows(extents.pixels().div_ceil(64) * outputs.div_ceil(64));
@@ -166,7 +166,7 @@ fn backward_weight(recorder: &mut Recorder, x: &Tensor, dy: &Tensor, extents: Ex
         let x_strips = recorder.empty([columns, batch, height + 2, width + 2, 32]);
         let grid = Grid::rows(columns * extents.lines());
         recorder.run(&PAD_STRIPS, params, &[x, &x_strips], grid);
-        let grid = Grid::rows_of(9 * outputs.div_ceil(8) * columns, splits);
+        let grid = Grid::rows_of(9 * outputs.div_ceil(16) * columns, splits);
         recorder.run(&BACKWARD_WEIGHT, params, &[dy, &x_strips, to], grid).flops(extents.flops());
     } else {
         let grid = Grid::rows_of(9 * outputs.div_ceil(64) * inputs.div_ceil(64), splits);

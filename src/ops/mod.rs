@@ -10,6 +10,7 @@ mod layer_norm;
 mod matmul;
 mod patch;
 mod position;
+pub mod predict;
 mod reduce;
 mod resize;
 mod semantic_attention;
@@ -58,6 +59,7 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
         window_attention::KERNELS,
         resize::KERNELS,
         cross_entropy::KERNELS,
+        predict::KERNELS,
     ]
     .into_iter()
     .flatten()

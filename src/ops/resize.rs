@@ -40,9 +40,14 @@ pub(super) fn image(op: &str, x: &Tensor) -> [usize; 4] {
     [batch, height, width, channels]
 }
 
-/// Workgroups that walk 16 pixels of 32 channels each.
-pub(super) fn walks(rows: usize, width: usize, channels: usize) -> Grid {
-    Grid::rows(rows * width.div_ceil(16) * channels.div_ceil(32))
+/// Lanes of a workgroup: a vector of a CPU, whose lanes share addresses and weights then.
+fn lanes(recorder: &Recorder) -> usize {
+    if recorder.profile().cpu { 8 } else { 32 }
+}
+
+/// Workgroups that walk along 16 pixels with `slice` channels.
+pub(super) fn walks(rows: usize, width: usize, channels: usize, slice: usize) -> Grid {
+    Grid::rows(rows * width.div_ceil(16) * channels.div_ceil(slice))
 }
 
 /// Resizes `x` bilinearly: output pixel `d` lies at `(d + ½) · in / out − ½` of the input.
@@ -113,12 +118,13 @@ fn forward(
         goal_width: width as u32,
         channels: channels as u32,
     };
-    let grid = walks(batch * height, width, channels);
+    let lanes = lanes(recorder);
+    let grid = walks(batch * height, width, channels, 4 * lanes);
     let dispatch = match other {
         None => recorder.run(&FORWARD, params, &[x, &y], grid),
         Some(other) => recorder.run(&FORWARD_ADD, params, &[x, other, &y], grid),
     };
-    dispatch.flops(8 * y.shape().len());
+    dispatch.constant("LANES", lanes as u32).flops(8 * y.shape().len());
     y
 }
 
@@ -135,7 +141,9 @@ fn backward(recorder: &mut Recorder, dy: &Tensor, shape: &[usize]) -> Tensor {
         goal_width: goal_width as u32,
         channels: channels as u32,
     };
-    let grid = walks(batch * height, width, channels);
-    recorder.run(&BACKWARD, params, &[dy, &dx], grid).flops(8 * dy.shape().len());
+    let lanes = lanes(recorder);
+    let grid = walks(batch * height, width, channels, 4 * lanes);
+    let dispatch = recorder.run(&BACKWARD, params, &[dy, &dx], grid);
+    dispatch.constant("LANES", lanes as u32).flops(8 * dy.shape().len());
     dx
 }

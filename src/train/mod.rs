@@ -6,9 +6,11 @@
 //! - [`log`]: the run's record on disk
 //! - [`progress`]: what the terminal shows meanwhile
 
+pub mod evaluate;
 pub mod log;
 pub mod metrics;
 pub mod progress;
 pub mod recipe;
 pub mod schedule;
-mod strict;
+pub(crate) mod strict;
+pub mod trainer;

@@ -25,11 +25,10 @@ use toml::{Table, Value};
 
 use super::schedule::{Schedule, WarmupKind};
 use super::strict::{self, KeyError};
+use crate::data::augment::{Ratios, Resize};
+use crate::data::{Augmentation, Order};
 use crate::model::{ModelConfig, PRESETS};
 use crate::{Error, Result};
-
-/// What a recipe's `[augment]` is: a table that the data module validates.
-pub type Augment = Table;
 
 /// The longest recipe that is read.
 const MAX_BYTES: u64 = 1 << 20;
@@ -47,7 +46,7 @@ pub struct Recipe {
     /// Batches.
     pub data: DataTable,
     /// How samples are distorted.
-    pub augment: Augment,
+    pub augment: Augmentation,
     /// AdamW.
     pub optimizer: OptimizerTable,
     /// Length of the run and learning rate.
@@ -74,17 +73,6 @@ pub struct DataTable {
     /// Seed of order and distortion; `"none"`: the recipe's.
     #[serde(with = "strict::none")]
     pub seed: Option<u64>,
-}
-
-/// The order in which samples are drawn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Order {
-    /// A new random permutation each epoch.
-    Shuffle,
-    /// The `k`-th sample drawn from `n` is number `(149·(k mod n) + 37 + 11·⌊k/n⌋) mod n`: the same
-    /// in every language, for comparisons with other implementations.
-    Stride,
 }
 
 /// `[optimizer]`: AdamW (Loshchilov & Hutter 2019, <https://arxiv.org/abs/1711.05101>).
@@ -203,7 +191,7 @@ impl Default for Recipe {
             seed: 0,
             model: ModelConfig { num_classes: 0, ..ModelConfig::default() },
             data: DataTable::default(),
-            augment: Augment::default(),
+            augment: Augmentation::default(),
             optimizer: OptimizerTable::default(),
             schedule: ScheduleTable::default(),
             loss: LossTable::default(),
@@ -267,21 +255,16 @@ impl Default for CheckpointTable {
 }
 
 /// The distortions of configs/semask_swin/ade20k/*.py, by the side of the crop.
-fn official_augment(side: i64, cat_max_ratio: f64) -> Augment {
-    let array = |values: &[f64]| values.iter().copied().map(Value::from).collect::<Vec<_>>();
-    let resize = Table::from_iter([
-        ("long".into(), Value::from(4 * side)),
-        ("short".into(), Value::from(side)),
-        ("ratios".into(), array(&[0.5, 0.75, 1.0, 1.25, 1.5, 1.75]).into()),
-    ]);
-    let table = Table::from_iter([
-        ("resize".into(), Value::from(resize)),
-        ("crop_size".into(), vec![side; 2].into()),
-        ("cat_max_ratio".into(), cat_max_ratio.into()),
-        ("flip".into(), 0.5.into()),
-        ("photometric".into(), true.into()),
-    ]);
-    table.try_into().expect("these are keys of [augment]")
+fn official_augment(side: usize, cat_max_ratio: f32) -> Augmentation {
+    let ratios = Ratios::List(vec![0.5, 0.75, 1.0, 1.25, 1.5, 1.75]);
+    Augmentation {
+        resize: Some(Resize { long: 4 * side, short: side, ratios }),
+        crop_size: Some([side; 2]),
+        cat_max_ratio,
+        flip: 0.5,
+        photometric: true,
+        ..Augmentation::default()
+    }
 }
 
 impl Recipe {
@@ -306,7 +289,7 @@ impl Recipe {
         let base = Self { name: name.into(), model, ..Self::default() };
         let size = name.split_once('-').map_or("", |(_, size)| size);
         let official = |side: usize, cat_max_ratio| Self {
-            augment: official_augment(side as i64, cat_max_ratio),
+            augment: official_augment(side, cat_max_ratio),
             eval: EvalTable { resize: Some([4 * side, side]), ..EvalTable::default() },
             ..base.clone()
         };
@@ -497,18 +480,9 @@ impl Recipe {
         let number = |key: &'static str, value: f64, good: bool, wanted: &str| {
             check(value.is_finite() && good, key, || format!("{value} is not {wanted}"))
         };
-        let Self {
-            name,
-            seed,
-            model,
-            data,
-            augment: _,
-            optimizer,
-            schedule,
-            loss,
-            eval,
-            checkpoint,
-        } = self;
+        let Self { name, seed, model, data, augment, optimizer, schedule, loss, eval, checkpoint } =
+            self;
+        augment.validate()?;
 
         let plain = !name.is_empty()
             && !name.starts_with('.')

@@ -1,0 +1,293 @@
+//! From logits to predictions and scores: `shaders/predict.wgsl`. Nothing here has a gradient.
+//!
+//! - one scale: [`argmax`] of the logits
+//! - several scales, mirrored or not: [`softmax_accumulate`] each, then [`argmax`] of the sum
+//! - sliding windows: [`window_accumulate`] each, [`divide_by_count`], then [`argmax`]
+//! - scores: [`confusion`]
+
+use super::resize;
+use crate::gpu::{Dispatch, Grid, Kernel, Params as _, Recorder, Source, params, source};
+use crate::{Tape, Tensor};
+
+const SOURCES: &[Source] = &[source!("predict"), source!("lib/bilinear")];
+
+static NORMALISE: Kernel = kernel("normalise", &["logits", "lse_out"]);
+static ACCUMULATE: Kernel = kernel("accumulate", &["logits", "lse", "sum"]);
+static ARGMAX: Kernel = kernel("argmax", &["logits", "words"]);
+static CONFUSION: Kernel = kernel("confusion", &["predicted", "labels", "counts"]);
+static ADD_WINDOW: Kernel = kernel("add_window", &["logits", "sum", "hits_out"]);
+static DIVIDE: Kernel = kernel("divide", &["hits", "sum"]);
+pub(super) const KERNELS: &[&Kernel] =
+    &[&NORMALISE, &ACCUMULATE, &ARGMAX, &CONFUSION, &ADD_WINDOW, &DIVIDE];
+
+const fn kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
+    Kernel::new("predict", entry, SOURCES, Params::FIELDS, bindings)
+}
+
+params! {
+    #[derive(Default)]
+    struct Params {
+        rows: u32,
+        height: u32,
+        width: u32,
+        via_height: u32,
+        via_width: u32,
+        goal_height: u32,
+        goal_width: u32,
+        classes: u32,
+        band: u32,
+        first_row: u32,
+        pixels: u32,
+        mirror: u32,
+        add: u32,
+        top: u32,
+        left: u32,
+        map_height: u32,
+        map_width: u32,
+    }
+}
+
+/// The size that logits are resized to within a kernel, bilinearly (`align_corners=False`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resizing {
+    /// Height and width to resize to before, if any: those of the network's input.
+    pub via: Option<[usize; 2]>,
+    /// Height and width of the result.
+    pub to: [usize; 2],
+}
+
+impl Resizing {
+    /// Straight to `height` × `width`.
+    pub fn to(height: usize, width: usize) -> Self {
+        Self { via: None, to: [height, width] }
+    }
+
+    /// To `height` × `width` from what was resized to `via` first; the same as resizing twice,
+    /// without the map in between.
+    pub fn via(via: [usize; 2], height: usize, width: usize) -> Self {
+        Self { via: Some(via), to: [height, width] }
+    }
+}
+
+/// How a kernel reads `logits` at another size: the tensor to bind, and fields and taps for it.
+#[track_caller]
+fn resized(
+    op: &str,
+    recorder: &mut Recorder,
+    logits: &Tensor,
+    resizing: Resizing,
+) -> (Tensor, Params, u32) {
+    let [_, height, width, _] = resize::image(op, logits);
+    let via = resizing.via.filter(|&via| via != [height, width] && via != resizing.to);
+    // The kernels expect an enlargement first, as networks have it.
+    if let Some([via_height, via_width]) = via.filter(|via| via[0] < height || via[1] < width) {
+        let smaller = resize_once(recorder, logits, via_height, via_width);
+        return resized(op, recorder, &smaller, Resizing { via: None, ..resizing });
+    }
+    let [batch, _, _, classes] = resize::image(op, logits);
+    let [goal_height, goal_width] = resizing.to;
+    let sides = 1..=resize::MAX_SIDE;
+    assert!(
+        sides.contains(&goal_height) && sides.contains(&goal_width),
+        "{op}: a map of {goal_height} × {goal_width}"
+    );
+    let [via_height, via_width] = via.unwrap_or(resizing.to);
+    let params = Params {
+        rows: (batch * goal_height) as u32,
+        height: height as u32,
+        width: width as u32,
+        via_height: via_height as u32,
+        via_width: via_width as u32,
+        goal_height: goal_height as u32,
+        goal_width: goal_width as u32,
+        classes: classes as u32,
+        band: goal_height as u32,
+        pixels: (batch * goal_height * goal_width) as u32,
+        ..Params::default()
+    };
+    let taps = match via {
+        Some(_) => 3,
+        None if [height, width] == resizing.to => 1,
+        None => 2,
+    };
+    (logits.clone(), params, taps)
+}
+
+/// [`resize`](super::resize) without a tape.
+fn resize_once(recorder: &mut Recorder, x: &Tensor, height: usize, width: usize) -> Tensor {
+    let mut tape = Tape::inference(recorder.profile());
+    let y = super::resize(&mut tape, x, height, width);
+    recorder.append(tape.finish());
+    y
+}
+
+/// States the variant and the work: `elements` values of `taps`² products each.
+fn sized(dispatch: &mut Dispatch, taps: u32, elements: usize) {
+    dispatch.constant("TAPS", taps).flops((2 * taps * taps) as usize * elements);
+}
+
+/// Adds the softmax of resized logits to `sum`.
+///
+/// - `logits`: `[B, h, w, K]`
+/// - `resizing`: to the size of the map, H × W
+/// - `sum`: `[B, R, W, K]`: R rows of the map from `first_row` on; a whole map of 150 classes may be
+///   larger than a device can bind
+/// - `mirror`: whether the logits are those of the mirrored image
+/// - `first`: overwrite `sum`
+///
+/// # Panics
+///
+/// If the shapes do not fit together.
+#[track_caller]
+pub fn softmax_accumulate(
+    recorder: &mut Recorder,
+    logits: &Tensor,
+    resizing: Resizing,
+    first_row: usize,
+    mirror: bool,
+    sum: &Tensor,
+    first: bool,
+) {
+    let (logits, params, taps) = resized("softmax_accumulate", recorder, logits, resizing);
+    let [batch, _, _, classes] = resize::image("softmax_accumulate", &logits);
+    let [sum_batch, band, width, sum_classes] = resize::image("softmax_accumulate", sum);
+    assert_eq!(
+        [sum_batch, width, sum_classes],
+        [batch, resizing.to[1], classes],
+        "softmax_accumulate: sum {:?} for logits {:?}, {resizing:?}",
+        sum.shape(),
+        logits.shape()
+    );
+    assert!(first_row + band <= resizing.to[0], "softmax_accumulate: rows of {resizing:?}");
+    let rows = batch * band;
+    let params = Params {
+        rows: rows as u32,
+        band: band as u32,
+        first_row: first_row as u32,
+        pixels: (rows * width) as u32,
+        mirror: u32::from(mirror),
+        add: u32::from(!first),
+        ..params
+    };
+    let lse = recorder.empty([batch, band, width]);
+    let grid = Grid::elements(rows * width);
+    sized(recorder.run(&NORMALISE, params, &[&logits, &lse], grid), taps, sum.shape().len());
+    let grid = resize::walks(rows, width, classes, 32);
+    let dispatch = recorder.run(&ACCUMULATE, params, &[&logits, &lse, sum], grid);
+    sized(dispatch, taps, sum.shape().len());
+}
+
+/// The class of the largest value of each pixel, of resized `x`; the first of equal ones, and 255
+/// where one is NaN.
+///
+/// - `x`: `[B, h, w, K]`, logits or probabilities, K up to 255
+/// - returns `[B, H, W]` of `u8`, four to an element, row after row without gaps; zeros at the end
+///
+/// # Panics
+///
+/// If `x` is no image, or K is above 255.
+#[track_caller]
+pub fn argmax(recorder: &mut Recorder, x: &Tensor, resizing: Resizing) -> Tensor {
+    let (x, params, taps) = resized("argmax", recorder, x, resizing);
+    assert!(x.shape().last() <= 255, "argmax: {} classes", x.shape().last());
+    let pixels = params.pixels as usize;
+    let words = recorder.empty([pixels.div_ceil(4)]);
+    let grid = Grid::elements(pixels.div_ceil(4));
+    let dispatch = recorder.run(&ARGMAX, params, &[&x, &words], grid);
+    sized(dispatch, taps, pixels * x.shape().last());
+    words
+}
+
+/// Counts pixels by label and prediction: `counts[label, predicted] += 1`.
+///
+/// - `predicted`, `labels`: `pixels` of `u8`, four to an element; pixels whose label (255) or
+///   prediction is no class are left out
+/// - `counts`: `[K, K]` of `u32`, added to
+///
+/// # Panics
+///
+/// If the shapes do not fit together.
+#[track_caller]
+pub fn confusion(
+    recorder: &mut Recorder,
+    predicted: &Tensor,
+    labels: &Tensor,
+    pixels: usize,
+    counts: &Tensor,
+) {
+    let words = pixels.div_ceil(4);
+    let [classes, columns] = *counts.dims() else {
+        panic!("confusion: counts {:?} is not a matrix", counts.shape())
+    };
+    assert_eq!(classes, columns, "confusion: counts");
+    assert_eq!(predicted.shape().len(), words, "confusion: predictions of {pixels} pixels");
+    assert_eq!(labels.shape().len(), words, "confusion: labels of {pixels} pixels");
+    let params = Params { pixels: pixels as u32, classes: classes as u32, ..Params::default() };
+    recorder
+        .run(&CONFUSION, params, &[predicted, labels, counts], Grid::elements(words))
+        .flops(pixels);
+}
+
+/// Adds a window's logits to those of the whole image, and 1 to the hits of its pixels.
+///
+/// - `logits`: `[B, h, w, K]`, resized to `size`, that of the window
+/// - `top`, `left`: where the window lies in the image
+/// - `sum`: `[B, H, W, K]`, zero before the first window
+/// - `hits`: `[H, W]`, zero before the first window
+///
+/// # Panics
+///
+/// If the shapes do not fit together or the window leaves the image.
+#[track_caller]
+pub fn window_accumulate(
+    recorder: &mut Recorder,
+    logits: &Tensor,
+    size: [usize; 2],
+    [top, left]: [usize; 2],
+    sum: &Tensor,
+    hits: &Tensor,
+) {
+    let resizing = Resizing::to(size[0], size[1]);
+    let (logits, params, taps) = resized("window_accumulate", recorder, logits, resizing);
+    let [batch, _, _, classes] = resize::image("window_accumulate", &logits);
+    let [_, height, width, _] = resize::image("window_accumulate", sum);
+    assert_eq!(sum.dims(), [batch, height, width, classes], "window_accumulate: sum");
+    assert_eq!(hits.dims(), [height, width], "window_accumulate: hits");
+    assert!(
+        top + size[0] <= height && left + size[1] <= width,
+        "window_accumulate: {size:?} at {top}, {left} of {height} × {width}"
+    );
+    let params = Params {
+        top: top as u32,
+        left: left as u32,
+        map_height: height as u32,
+        map_width: width as u32,
+        ..params
+    };
+    let grid = resize::walks(batch * size[0], size[1], classes, 32);
+    let dispatch = recorder.run(&ADD_WINDOW, params, &[&logits, sum, hits], grid);
+    sized(dispatch, taps, batch * size[0] * size[1] * classes);
+}
+
+/// `sum / hits`, in place: the mean of all windows over a pixel. NaN where there was none.
+///
+/// - `sum`: `[B, H, W, K]`
+/// - `hits`: `[H, W]`
+///
+/// # Panics
+///
+/// If the shapes do not fit together.
+#[track_caller]
+pub fn divide_by_count(recorder: &mut Recorder, sum: &Tensor, hits: &Tensor) {
+    let [batch, height, width, classes] = resize::image("divide_by_count", sum);
+    assert_eq!(hits.dims(), [height, width], "divide_by_count: hits for {:?}", sum.shape());
+    let params = Params {
+        rows: (batch * height) as u32,
+        goal_height: height as u32,
+        goal_width: width as u32,
+        classes: classes as u32,
+        ..Params::default()
+    };
+    let grid = resize::walks(batch * height, width, classes, 32);
+    recorder.run(&DIVIDE, params, &[hits, sum], grid).flops(sum.shape().len());
+}

@@ -1,0 +1,533 @@
+//! The training loop: batches in, checkpoints, log and pictures out.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use super::evaluate::Evaluator;
+use super::log::{self, Event, RunLog, Start, Step};
+use super::metrics::Scores;
+use super::progress::{Pace, Progress};
+use super::recipe::{KeepBest, Recipe};
+use crate::checkpoint::{Checkpoint, RealDisk, replace_file};
+use crate::data::{Batch, Dataset, Item, Loader, LoaderOptions, default_workers};
+use crate::gpu::{Description, Plan};
+use crate::model::{LossSettings, Model};
+use crate::ops::{self, Normalize};
+use crate::optim::{AdamW, AdamWSettings};
+use crate::picture::{Series, Sheet, SheetRow, curve};
+use crate::{Error, Gpu, Result, Tape, Tensor};
+
+/// Names of the files in a run's folder.
+pub const LATEST: &str = "latest.safetensors";
+/// The checkpoint with the best score so far.
+pub const BEST: &str = "best.safetensors";
+/// The resolved recipe.
+pub const RECIPE: &str = "recipe.toml";
+
+/// What to train, on what, and where to.
+#[derive(Debug)]
+pub struct TrainOptions {
+    /// Everything that decides the result.
+    pub recipe: Recipe,
+    /// The data set's folder.
+    pub data: PathBuf,
+    /// The run's folder; made if it is not there.
+    pub run: PathBuf,
+    /// The checkpoint to continue from.
+    pub resume: Option<PathBuf>,
+    /// Weights to start from, under official names; what the model has and the file lacks keeps its
+    /// initial value.
+    pub weights: Option<PathBuf>,
+    /// Set it to stop after the current iteration, with a checkpoint.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All iterations are done.
+    Finished,
+    /// It was stopped after this many iterations, and can be resumed.
+    Stopped(usize),
+}
+
+/// Trains a model.
+///
+/// The run's folder gets the resolved recipe, a log of every iteration, the latest and the best
+/// checkpoint, the learning curve and a sheet that compares predictions with the ground truth.
+/// A run that was killed at any instant and is resumed ends with the same bits as one that was not,
+/// on the same device and driver.
+///
+/// # Errors
+///
+/// When something about recipe, data, folder, checkpoint or device is wrong; and when the loss is no
+/// longer a number.
+pub fn train(gpu: &Gpu, options: TrainOptions) -> Result<Outcome> {
+    let mut run = Run::start(gpu, options)?;
+    let outcome = run.iterate();
+    if let Err(error) = &outcome {
+        run.progress.say(&format!("stopped after iteration {}: {error}", run.iteration));
+    }
+    outcome
+}
+
+/// A run that is going on.
+struct Run {
+    gpu: Gpu,
+    options: TrainOptions,
+    dataset: Arc<Dataset>,
+    train_items: Vec<Item>,
+    eval_items: Vec<Item>,
+    model: Model,
+    adamw: AdamW,
+    /// `[4]` of `u32`: seed, step.
+    random: Tensor,
+    update: Option<Plan>,
+    evaluator: Evaluator,
+    log: RunLog,
+    progress: Progress,
+    pace: Pace,
+    /// Complete ones.
+    iteration: usize,
+    best: Option<f64>,
+}
+
+/// The forward and backward pass for batches of one shape.
+struct Pass {
+    shape: [usize; 3],
+    rgba: Tensor,
+    labels: Tensor,
+    total: Tensor,
+    ce: Tensor,
+    cate: Option<Tensor>,
+    plan: Plan,
+}
+
+impl Run {
+    fn start(gpu: &Gpu, mut options: TrainOptions) -> Result<Self> {
+        let dataset = Arc::new(Dataset::open(&options.data)?);
+        options.recipe.set_num_classes(dataset.classes.len())?;
+        options.recipe.validate()?;
+        let recipe = &options.recipe;
+        let train_items = dataset.split("train")?;
+        let mut eval_items = dataset.split(&recipe.eval.split)?;
+        eval_items.truncate(recipe.eval.max_images.unwrap_or(usize::MAX));
+
+        let model = Model::new(&recipe.model)?;
+        let mut adamw = AdamW::new(model.parameters(), settings(recipe));
+        adamw.set_groups(gpu, model.parameters(), |name, rank| {
+            (1.0, recipe.optimizer.weight_decay_of(name, rank) as f32)
+        })?;
+        model.parameters().initialise(gpu, recipe.seed)?;
+        if let Some(path) = &options.weights {
+            model.parameters().load_some(gpu, &Checkpoint::read(path)?, path)?;
+        }
+
+        let folder = &options.run;
+        std::fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
+        let log_path = folder.join(log::FILE_NAME);
+        let (mut iteration, mut best) = (0, None);
+        let log = match &options.resume {
+            None => {
+                let log = RunLog::create(&log_path)?;
+                write_text(&folder.join(RECIPE), &recipe.to_toml())?;
+                log
+            }
+            Some(path) => {
+                let checkpoint = Checkpoint::read(path)?;
+                let state = State::read(&checkpoint, path)?;
+                state.check(recipe, path)?;
+                model.parameters().load(gpu, &checkpoint, path)?;
+                let updates = state.iteration as u64;
+                adamw.load(gpu, model.parameters(), &checkpoint, path, updates)?;
+                (iteration, best) = (state.iteration, state.best);
+                write_text(&folder.join(RECIPE), &recipe.to_toml())?;
+                if log_path.exists() {
+                    RunLog::resume(&log_path, iteration)?
+                } else {
+                    RunLog::create(&log_path)?
+                }
+            }
+        };
+        let progress = Progress::stderr(recipe.schedule.iterations, iteration);
+        let mut run = Self {
+            gpu: gpu.clone(),
+            dataset,
+            train_items,
+            eval_items,
+            model,
+            adamw,
+            random: Tensor::pinned("random state", [4]),
+            update: None,
+            evaluator: Evaluator::new(gpu),
+            log,
+            progress,
+            pace: Pace::default(),
+            iteration,
+            best,
+            options,
+        };
+        run.announce()?;
+        Ok(run)
+    }
+
+    fn announce(&mut self) -> Result<()> {
+        let recipe = &self.options.recipe;
+        let parameters = self.model.parameters().count();
+        if self.iteration > 0 {
+            self.log.write(&Event::Resume { iteration: self.iteration })?;
+            self.progress.say(&format!("resuming after iteration {}", self.iteration));
+            return Ok(());
+        }
+        self.log.write(&Event::Start(Start {
+            name: &recipe.name,
+            version: env!("CARGO_PKG_VERSION"),
+            device: self.gpu.name(),
+            parameters,
+            iterations: recipe.schedule.iterations,
+            batch_size: recipe.data.batch_size,
+            train_images: self.train_items.len(),
+            eval_images: self.eval_items.len(),
+        }))?;
+        self.progress.say(&format!(
+            "training {} ({:.1} M parameters) on {} pictures of {}, with {}",
+            recipe.name,
+            parameters as f64 / 1e6,
+            self.train_items.len(),
+            self.dataset.name,
+            self.gpu.name(),
+        ));
+        Ok(())
+    }
+
+    fn iterate(&mut self) -> Result<Outcome> {
+        let recipe = self.options.recipe.clone();
+        let iterations = recipe.schedule.iterations;
+        let accumulate = recipe.optimizer.accumulate.max(1);
+        let schedule = recipe.schedule();
+        let mut loader = Loader::new(
+            self.dataset.clone(),
+            self.train_items.clone(),
+            LoaderOptions {
+                batch_size: recipe.data.batch_size,
+                workers: recipe.data.workers.unwrap_or_else(default_workers),
+                seed: recipe.data_seed(),
+                order: recipe.data.order,
+                augmentation: recipe.augment.clone(),
+                first_batch: (self.iteration * accumulate) as u64,
+                cache: true,
+            },
+        )?;
+        let mut pass: Option<Pass> = None;
+        while self.iteration < iterations {
+            let start = Instant::now();
+            let lr = schedule.lr(self.iteration);
+            let mut losses = [0.0; 3];
+            for part in 0..accumulate {
+                let batch = loader.next()?;
+                let shape = [batch.batch, batch.height, batch.width];
+                if pass.as_ref().is_none_or(|pass| pass.shape != shape) {
+                    // The old one's memory goes first.
+                    drop(pass.take());
+                    pass = Some(self.record(shape)?);
+                }
+                let pass = pass.as_ref().expect("recorded above");
+                let number = (self.iteration * accumulate + part) as u64;
+                for (sum, loss) in losses.iter_mut().zip(self.run_pass(pass, &batch, number)?) {
+                    *sum += loss / accumulate as f32;
+                }
+            }
+            self.adamw.prepare(&self.gpu, lr)?;
+            self.update()?.run()?;
+            self.iteration += 1;
+
+            let [loss, loss_ce, loss_cate] = losses;
+            if !loss.is_finite() {
+                return Err(Error::invalid(
+                    format!("iteration {}", self.iteration),
+                    format!("the loss is {loss}; lower optimizer.lr or set optimizer.clip_norm"),
+                ));
+            }
+            self.pace.step(recipe.data.batch_size * accumulate, start.elapsed());
+            let has_cate = recipe.model.num_sem_blocks.iter().any(|&n| n > 0);
+            let step = Step {
+                iteration: self.iteration,
+                loss,
+                loss_ce,
+                loss_cate: has_cate.then_some(loss_cate),
+                lr,
+                images_per_s: self.pace.images_per_s(),
+                seconds_left: self.pace.seconds_left(iterations - self.iteration),
+            };
+            self.log.write(&Event::Step(step.clone()))?;
+            self.progress.step(&step);
+
+            let last = self.iteration == iterations;
+            let due = |every: usize| every > 0 && self.iteration.is_multiple_of(every);
+            let stopping = self.options.stop.load(Ordering::Relaxed);
+            if due(recipe.checkpoint.every) && !last {
+                if due(recipe.eval.every) {
+                    self.evaluate()?;
+                }
+                self.save(LATEST)?;
+            } else if last || due(recipe.eval.every) {
+                self.evaluate()?;
+            }
+            if last {
+                self.save(LATEST)?;
+                self.draw()?;
+                return Ok(Outcome::Finished);
+            }
+            if stopping {
+                self.save(LATEST)?;
+                self.log
+                    .write(&Event::Stop { iteration: self.iteration, reason: "stopped by hand" })?;
+                return Ok(Outcome::Stopped(self.iteration));
+            }
+        }
+        self.draw()?;
+        Ok(Outcome::Finished)
+    }
+
+    /// Records the forward and backward pass for one shape of batches.
+    fn record(&mut self, shape: [usize; 3]) -> Result<Pass> {
+        let rgba = Tensor::pinned("pictures", shape);
+        let labels = Tensor::pinned("labels", [shape.iter().product::<usize>().div_ceil(4)]);
+        let mut tape = Tape::training(self.gpu.profile()).randomised(&self.random);
+        let recipe = &self.options.recipe;
+        let config = self.model.config();
+        let normalize = Normalize { mean: config.mean, std: config.std, flip: false };
+        let image = ops::normalize(tape.recorder(), &rgba, normalize);
+        let settings = LossSettings {
+            cate_w: recipe.loss.cate_w as f32,
+            ohem_min_kept: recipe.loss.ohem_min_kept,
+        };
+        let losses = self.model.losses(&mut tape, &image, &labels, settings);
+        let recorder = tape.recorder();
+        let total = recorder.keep(&losses.total, "loss");
+        let ce = recorder.keep(&losses.ce, "cross entropy");
+        let cate = losses.cate.as_ref().map(|cate| recorder.keep(cate, "cross entropy of priors"));
+        let (mut recorder, gradients) = tape.backward(&losses.total);
+        self.adamw.record_gradients(&mut recorder, self.model.parameters(), &gradients)?;
+        self.progress.say(&memory_line(&Plan::describe(&recorder)));
+        let plan = Plan::new(&self.gpu, &recorder)?;
+        Ok(Pass { shape, rgba, labels, total, ce, cate, plan })
+    }
+
+    /// One batch's gradients; its losses: total, prediction, priors.
+    fn run_pass(&self, pass: &Pass, batch: &Batch, number: u64) -> Result<[f32; 3]> {
+        let seed = self.options.recipe.seed;
+        let words = [seed as u32, (seed >> 32) as u32, number as u32, (number >> 32) as u32];
+        self.random.write(&self.gpu, &words)?;
+        pass.rgba.write(&self.gpu, &batch.rgba)?;
+        let mut labels = batch.labels.clone();
+        labels.resize(labels.len().next_multiple_of(4), crate::data::IGNORE);
+        pass.labels.write(&self.gpu, &labels)?;
+        pass.plan.run()?;
+        let read = |t: &Tensor| Ok::<_, Error>(t.read(&self.gpu)?[0]);
+        let cate = pass.cate.as_ref().map_or(Ok(0.0), read)?;
+        Ok([read(&pass.total)?, read(&pass.ce)?, cate])
+    }
+
+    /// The update of all parameters; planned on first use.
+    fn update(&mut self) -> Result<&Plan> {
+        if self.update.is_none() {
+            let mut recorder = crate::gpu::Recorder::new(self.gpu.profile());
+            self.adamw.record_update(&mut recorder);
+            self.update = Some(Plan::new(&self.gpu, &recorder)?);
+        }
+        Ok(self.update.as_ref().expect("planned above"))
+    }
+
+    /// Scores the model and keeps it if it is the best so far.
+    fn evaluate(&mut self) -> Result<()> {
+        let start = Instant::now();
+        let augment = &self.options.recipe.augment;
+        let confusion =
+            self.evaluator.evaluate(&self.model, &self.dataset, &self.eval_items, augment)?;
+        let scores = confusion.scores();
+        self.log.write(&Event::Eval {
+            iteration: self.iteration,
+            split: &self.options.recipe.eval.split,
+            scores: &scores,
+            seconds: start.elapsed().as_secs_f64(),
+        })?;
+        self.progress.eval(self.iteration, &scores);
+        let score = score(self.options.recipe.checkpoint.keep_best, &scores);
+        if let Some(score) = score.filter(|s| self.best.is_none_or(|best| *s > best)) {
+            self.best = Some(score);
+            self.save(BEST)?;
+        }
+        Ok(())
+    }
+
+    fn save(&mut self, file: &str) -> Result<()> {
+        let mut checkpoint = Checkpoint::default();
+        self.model.parameters().save(&self.gpu, &mut checkpoint)?;
+        self.adamw.save(&self.gpu, self.model.parameters(), &mut checkpoint)?;
+        let state = State { iteration: self.iteration, best: self.best };
+        state.write(&mut checkpoint, &self.options.recipe, &self.dataset);
+        // The log first: what a checkpoint stands for is on record when it appears.
+        self.log.write(&Event::Checkpoint { iteration: self.iteration, file })?;
+        checkpoint.write_atomic(&self.options.run.join(file))
+    }
+
+    /// The learning curve, and some predictions beside the ground truth.
+    fn draw(&mut self) -> Result<()> {
+        let folder = self.options.run.clone();
+        let events = log::read(&folder.join(log::FILE_NAME))?;
+        learning_curve(&events, &self.options.recipe.name).write_png(&folder.join("curve.png"))?;
+
+        let best = folder.join(BEST);
+        if best.exists() {
+            let checkpoint = Checkpoint::read(&best)?;
+            self.model.parameters().load(&self.gpu, &checkpoint, &best)?;
+        }
+        const ROWS: usize = 6;
+        let every = (self.eval_items.len() / ROWS).max(1);
+        let mut rows = Vec::new();
+        for item in self.eval_items.iter().step_by(every).take(ROWS) {
+            let sample = self.options.recipe.augment.evaluation(self.dataset.load(item)?);
+            let ids = self.evaluator.predict(&self.model, std::slice::from_ref(&sample))?.remove(0);
+            let mut confusion = super::metrics::Confusion::new(self.dataset.classes.len());
+            confusion.add(&ids, &sample.labels.ids)?;
+            rows.push((sample, ids, confusion.scores()));
+        }
+        let sheet = Sheet {
+            title: &format!("{}: {}", self.options.recipe.name, self.dataset.name),
+            classes: &self.dataset.classes,
+            palette: &self.dataset.palette,
+            rows: (rows.iter())
+                .map(|(sample, ids, scores)| SheetRow {
+                    caption: format!(
+                        "{}: mIoU {:.1}, pixels right {:.1} %",
+                        sample.name,
+                        100.0 * scores.miou,
+                        100.0 * scores.aacc
+                    ),
+                    width: sample.image.width,
+                    height: sample.image.height,
+                    rgb: &sample.image.pixels,
+                    labels: &sample.labels.ids,
+                    prediction: ids,
+                })
+                .collect(),
+        };
+        sheet.draw().write_png(&folder.join("comparison.png"))
+    }
+}
+
+fn settings(recipe: &Recipe) -> AdamWSettings {
+    let table = &recipe.optimizer;
+    AdamWSettings {
+        betas: table.betas.map(|b| b as f32),
+        eps: table.eps as f32,
+        max_norm: table.clip_norm.map(|n| n as f32),
+        accumulate: table.accumulate.max(1),
+    }
+}
+
+fn score(keep: KeepBest, scores: &Scores) -> Option<f64> {
+    let score = match keep {
+        KeepBest::Miou => scores.miou,
+        KeepBest::Macc => scores.macc,
+        KeepBest::Aacc => scores.aacc,
+        KeepBest::None => return None,
+    };
+    score.is_finite().then_some(score)
+}
+
+/// One line on what a pass takes.
+fn memory_line(description: &Description) -> String {
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    format!(
+        "memory: {:.0} MiB for activations in {} buffers ({:.0} MiB without sharing), {:.0} MiB for \
+         parameters, gradients and inputs; {} kernels, {:.1} GFLOP a pass",
+        mib(description.planned_bytes()),
+        description.slots.len(),
+        mib(description.unshared),
+        mib(description.pinned_bytes()),
+        description.dispatches(),
+        description.flops() as f64 / 1e9,
+    )
+}
+
+/// Loss, and mIoU on a scale of its own, over the iterations of a log.
+fn learning_curve(events: &[serde_json::Value], name: &str) -> crate::picture::Picture {
+    let points = |event: &str, key: &str, factor: f64| -> Vec<(f64, f64)> {
+        let of_kind = events.iter().filter(|e| e["event"] == event);
+        of_kind
+            .filter_map(|e| Some((e["iteration"].as_f64()?, factor * e[key].as_f64()?)))
+            .collect()
+    };
+    let losses = points("step", "loss", 1.0);
+    // A mean over 2 % of the run: single batches scatter.
+    let width = (losses.len() / 50).max(1);
+    let smooth = losses.windows(width).map(|w| {
+        let mean = w.iter().map(|(_, loss)| loss).sum::<f64>() / w.len() as f64;
+        (w[w.len() - 1].0, mean)
+    });
+    let series =
+        |name: &str, colour, points, right| Series { name: name.into(), colour, points, right };
+    let series = [
+        series("loss", [31, 119, 180], smooth.collect(), false),
+        series("mIoU %", [214, 39, 40], points("eval", "miou", 100.0), true),
+        series("pixels right %", [44, 160, 44], points("eval", "aacc", 100.0), true),
+    ];
+    curve(&series, name, "iteration", "loss")
+}
+
+/// Where a run stands, in a checkpoint's metadata.
+struct State {
+    iteration: usize,
+    best: Option<f64>,
+}
+
+impl State {
+    fn write(&self, checkpoint: &mut Checkpoint, recipe: &Recipe, dataset: &Dataset) {
+        let json = |value: serde_json::Value| value.to_string();
+        let entries = [
+            ("format", "semask-gpu 1".to_owned()),
+            ("recipe", recipe.to_toml()),
+            ("iteration", self.iteration.to_string()),
+            // Bits, so that a resumed run compares with the very same number.
+            ("best", self.best.map_or(String::new(), |best| best.to_bits().to_string())),
+            ("classes", json(dataset.classes.clone().into())),
+            ("palette", json(serde_json::json!(dataset.palette))),
+        ];
+        checkpoint.metadata.extend(entries.map(|(key, value)| (key.to_owned(), value)));
+    }
+
+    fn read(checkpoint: &Checkpoint, path: &Path) -> Result<Self> {
+        let get = |key: &str| {
+            checkpoint.metadata.get(key).ok_or_else(|| {
+                Error::invalid_file(path, format!("is no training checkpoint: it has no {key:?}"))
+            })
+        };
+        let broken = |key: &str| Error::invalid_file(path, format!("{key:?} is broken"));
+        let best = match get("best")?.as_str() {
+            "" => None,
+            bits => Some(f64::from_bits(bits.parse().map_err(|_| broken("best"))?)),
+        };
+        Ok(Self { iteration: get("iteration")?.parse().map_err(|_| broken("iteration"))?, best })
+    }
+
+    fn check(&self, recipe: &Recipe, path: &Path) -> Result<()> {
+        if self.iteration > recipe.schedule.iterations {
+            return Err(Error::invalid_file(
+                path,
+                format!(
+                    "has {} iterations behind it but schedule.iterations is {}",
+                    self.iteration, recipe.schedule.iterations
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn write_text(path: &Path, text: &str) -> Result<()> {
+    replace_file(&RealDisk, path, text.len() as u64, |out| out.write_all(text.as_bytes()))
+}
