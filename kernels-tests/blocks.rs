@@ -383,9 +383,6 @@ fn tokens_attend_to_the_region_that_they_came_from() {
             fx.check_integers("mask", &masked);
 
             // The bias of a pair of tokens is the table's entry of the pair's index.
-            if !fx.has("relative_index") {
-                continue;
-            }
             let table: Vec<f32> = (0..(2 * windows.size - 1).pow(2)).map(|i| i as f32).collect();
             let table = Tensor::from_slice(gpu, [table.len(), 1], &table);
             let bias = forward(gpu, |tape| ops::relative_position_bias(tape, &table, windows.size));
