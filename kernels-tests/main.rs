@@ -7,12 +7,14 @@ mod fixtures;
 mod support;
 
 mod batch_norm;
+mod blocks;
 mod cli;
 mod conv3x3;
 mod cross_entropy;
 mod drop;
 mod elementwise;
 mod image;
+mod initialisation;
 mod layer_norm;
 mod matmul;
 mod models;

@@ -20,9 +20,9 @@ fn reference(q: &[f64], k: &[f64], v: &[f64], tokens: usize, classes: usize) -> 
         let largest = scores.iter().copied().fold(f64::MIN, f64::max);
         let weights: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
         let sum: f64 = weights.iter().sum();
-        for j in 0..tokens {
+        for (j, weight) in weights.iter().enumerate() {
             for (c, value) in vector(v, j, channels).iter().enumerate() {
-                y[(g * tokens + i) * channels + c] += weights[j] / sum * value;
+                y[(g * tokens + i) * channels + c] += weight / sum * value;
             }
         }
     }

@@ -11,6 +11,8 @@ pub mod optim;
 pub mod random;
 pub mod tape;
 pub mod tensor;
+#[cfg(test)]
+mod testing;
 
 #[cfg(feature = "cli")]
 pub mod bench;

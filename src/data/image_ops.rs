@@ -337,10 +337,7 @@ mod tests {
 
     #[test]
     fn equal_the_recorded_answers() {
-        let name = "data::image_ops::tests::equal_the_recorded_answers";
-        let Some(path) = testing::shared(name, "fixtures/data.image_ops.safetensors") else {
-            return;
-        };
+        let Some(path) = crate::testing::fixture("data.image_ops.safetensors") else { return };
         let bytes = std::fs::read(path).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let data = |name: &str| file.tensor(name).unwrap().data();

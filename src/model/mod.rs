@@ -3,11 +3,13 @@
 //! Model code never touches the GPU: it appends dispatches to a [`Tape`].
 
 mod config;
+mod count;
 mod fpn;
 mod semantic;
 mod swin;
 
 pub use config::{Head, ModelConfig, PRESETS};
+pub use count::MultiplyAdds;
 pub use fpn::{FpnHead, semantic_branch};
 pub use semantic::{SemanticAttention, SemanticLayer};
 pub use swin::{Features, PatchEmbed, PatchMerging, Swin, SwinBlock, WindowAttention};

@@ -16,19 +16,10 @@ pub struct Linear {
 impl Linear {
     /// A layer from `inputs` to `outputs` features, as the official encoder starts: weights normal
     /// with deviation 0.02, biases 0.
-    pub fn new(scope: ParameterScope<'_>, inputs: usize, outputs: usize) -> Self {
-        Self::with_std(scope, inputs, outputs, 0.02)
-    }
-
-    /// [`new`](Self::new) with another deviation of the weights.
-    pub fn with_std(
-        mut scope: ParameterScope<'_>,
-        inputs: usize,
-        outputs: usize,
-        std: f32,
-    ) -> Self {
+    pub fn new(mut scope: ParameterScope<'_>, inputs: usize, outputs: usize) -> Self {
+        let init = Init::Normal { std: 0.02 };
         Self {
-            weight: scope.create("weight", [outputs, inputs], Init::Normal { std }),
+            weight: scope.create("weight", [outputs, inputs], init),
             bias: scope.create("bias", [outputs], Init::Constant(0.0)),
         }
     }

@@ -90,7 +90,7 @@ impl<'a> Matrices<'a> {
     }
 
     /// From row `row` on.
-    pub(crate) fn from_row(self, row: usize) -> Self {
+    pub(crate) fn at_row(self, row: usize) -> Self {
         Self { offset: self.offset + row * self.row_stride, ..self }
     }
 }

@@ -164,7 +164,7 @@ fn whole<'a>(t: &'a Tensor, chunk: &Chunk) -> Matrices<'a> {
 
 /// A chunk's queries.
 fn rows_of<'a>(t: &'a Tensor, chunk: &Chunk) -> Matrices<'a> {
-    whole(t, chunk).from_row(chunk.rows.start)
+    whole(t, chunk).at_row(chunk.rows.start)
 }
 
 /// A tensor that holds a chunk and nothing else.

@@ -182,18 +182,14 @@ impl fmt::Display for ScoreTable<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::checkpoint::{Checkpoint, Dtype};
+    use crate::testing;
 
     #[test]
     fn scores_equal_the_original_frameworks() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/fixtures/eval.miou.safetensors");
-        if !Path::new(path).exists() {
-            return println!("skipped: scores_equal_the_original_frameworks, no {path}");
-        }
-        let file = Checkpoint::read(Path::new(path)).unwrap();
+        let Some(path) = testing::fixture("eval.miou.safetensors") else { return };
+        let file = Checkpoint::read(&path).unwrap();
         let bytes = |name: &str| file.get(name).unwrap().bytes();
         let floats = |name: &str| file.get(name).unwrap().to_f32().unwrap();
         let counts = |name: &str| -> Vec<u64> {

@@ -61,16 +61,14 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::testing;
     use crate::train::recipe::Recipe;
 
     /// Schedules of mmcv and detectron2, computed by those.
     #[test]
     fn learning_rates_equal_the_original_frameworks() {
-        let path =
-            concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/fixtures/train.lr_schedules.json");
-        let Ok(text) = std::fs::read_to_string(path) else {
-            return println!("skipped: learning_rates_equal_the_original_frameworks, no {path}");
-        };
+        let Some(path) = testing::fixture("train.lr_schedules.json") else { return };
+        let text = std::fs::read_to_string(path).unwrap();
         let cases: serde_json::Map<String, Value> = serde_json::from_str(&text).unwrap();
         assert_eq!(cases.len(), 6);
         for (name, case) in &cases {

@@ -1,0 +1,198 @@
+//! What a model costs: multiply-adds in closed form.
+
+use super::{Model, ModelConfig};
+
+/// Multiply-adds of a forward pass over one picture, as matrix products and convolutions; norms,
+/// softmax and resizing are left out, as counters of other frameworks do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MultiplyAdds {
+    /// Of the encoder: what is not in `semantic`.
+    pub transformer: u64,
+    /// Of the encoder's semantic layers.
+    pub semantic: u64,
+    /// Of the head.
+    pub head: u64,
+}
+
+impl MultiplyAdds {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.transformer + self.semantic + self.head
+    }
+}
+
+impl Model {
+    /// Multiply-adds of a forward pass over one picture; see [`ModelConfig::multiply_adds`].
+    pub fn multiply_adds(&self, height: usize, width: usize) -> MultiplyAdds {
+        self.config.multiply_adds(height, width)
+    }
+}
+
+impl ModelConfig {
+    /// Multiply-adds of a forward pass over one picture of `height` × `width` pixels.
+    ///
+    /// Counted like the official model, which multiplies the tokens that pad the last windows too,
+    /// so that the numbers can be compared; the crate's kernels leave some of those out.
+    pub fn multiply_adds(&self, height: usize, width: usize) -> MultiplyAdds {
+        let mut count = MultiplyAdds { transformer: 0, semantic: 0, head: 0 };
+        let [mut height, mut width] = [height, width].map(|side| side.div_ceil(4));
+        let windowed = self.semantic_windows();
+        count.transformer += product(&[height, width, 3 * 4 * 4, self.embed_dim]);
+        for (i, &depth) in self.depths.iter().enumerate() {
+            let tokens = height * width;
+            let channels = self.stage_channels(i);
+            let padded = |side: usize| {
+                height.next_multiple_of(side.max(1)) * width.next_multiple_of(side.max(1))
+            };
+
+            let inside = padded(self.window_size);
+            // Queries, keys, values, projection; scores and what they weigh; two layers of the MLP.
+            let block = product(&[4, inside, channels, channels])
+                + product(&[2, inside, self.window_size, self.window_size, channels])
+                + product(&[2 * self.mlp_ratio, tokens, channels, channels]);
+            count.transformer += depth as u64 * block;
+
+            let (inside, span) = match windowed[i] {
+                true => (padded(self.sem_window_size), self.sem_window_size.pow(2)),
+                false => (tokens, tokens),
+            };
+            let block = product(&[2, inside, channels, self.num_classes])
+                + product(&[2, inside, channels, channels])
+                + product(&[inside, span, self.num_classes + channels]);
+            count.semantic += self.num_sem_blocks[i] as u64 * block;
+
+            // The head's units at this level: each but the first sees a map of twice the side.
+            for k in 0..i.max(1) {
+                let inputs = if k == 0 { channels } else { self.channels };
+                count.head += product(&[tokens << (2 * k), 9, inputs, self.channels]);
+            }
+            if i == 0 {
+                count.head += product(&[tokens, self.channels, self.num_classes]);
+            }
+            [height, width] = [height, width].map(|side| side.div_ceil(2));
+            if i + 1 < self.depths.len() {
+                count.transformer += product(&[height, width, 8, channels, channels]);
+            }
+        }
+        count
+    }
+}
+
+/// Of numbers whose product does not fit 32 bits.
+fn product(factors: &[usize]) -> u64 {
+    factors.iter().map(|&f| f as u64).product()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::testing;
+
+    fn model(preset: &str, num_classes: usize) -> Model {
+        let config = ModelConfig::preset(preset).unwrap();
+        Model::new(&ModelConfig { num_classes, ..config }).unwrap()
+    }
+
+    /// Of the official models, counted by PyTorch: preset, classes, parameters of all and of the
+    /// encoder.
+    const PARAMETERS: &[(&str, usize, usize, usize)] = &[
+        ("semask-t", 150, 34_655_748, 29_526_382),
+        ("semask-s", 150, 55_973_652, 50_844_286),
+        ("semask-b", 150, 96_485_826, 90_250_540),
+        ("semask-l", 150, 210_791_934, 202_344_808),
+        ("semask-t", 19, 34_243_753, 29_148_054),
+        ("semask-s", 19, 55_561_657, 50_465_958),
+        ("semask-b", 19, 95_948_071, 89_746_452),
+        ("semask-l", 19, 210_002_659, 201_589_200),
+        ("semask-t", 171, 34_721_793, 29_587_030),
+        ("semask-s", 171, 56_039_697, 50_904_934),
+        ("semask-b", 171, 96_572_031, 90_331_348),
+        ("semask-l", 171, 210_918_459, 202_465_936),
+    ];
+
+    /// Preset, classes, height and width, multiply-adds of the encoder and of the head.
+    const MULTIPLY_ADDS: &[(&str, usize, [usize; 2], [u64; 2])] = &[
+        ("semask-t", 150, [512, 512], [28_677_901_758, 12_859_736_064]),
+        ("semask-t", 150, [640, 640], [43_032_089_334, 20_093_337_600]),
+        ("semask-s", 150, [512, 512], [52_397_019_582, 12_859_736_064]),
+        ("semask-s", 150, [640, 640], [78_963_319_542, 20_093_337_600]),
+        ("semask-b", 150, [512, 512], [99_176_856_576, 15_124_660_224]),
+        ("semask-b", 150, [640, 640], [156_779_570_688, 23_632_281_600]),
+        ("semask-l", 150, [512, 512], [215_158_992_384, 19_654_508_544]),
+        ("semask-l", 150, [640, 640], [342_300_877_824, 30_710_169_600]),
+        ("semask-t", 19, [512, 512], [27_393_904_701, 12_310_282_240]),
+        ("semask-t", 19, [768, 768], [58_139_292_079, 27_698_135_040]),
+        ("semask-t", 19, [1024, 2048], [207_652_847_187, 98_482_257_920]),
+        ("semask-s", 19, [512, 512], [51_113_022_525, 12_310_282_240]),
+        ("semask-s", 19, [768, 768], [108_832_462_255, 27_698_135_040]),
+        ("semask-s", 19, [1024, 2048], [393_716_348_499, 98_482_257_920]),
+        ("semask-b", 19, [512, 512], [97_454_648_832, 14_575_206_400]),
+        ("semask-b", 19, [768, 768], [194_904_456_192, 32_794_214_400]),
+        ("semask-b", 19, [1024, 2048], [731_311_343_616, 116_601_651_200]),
+        ("semask-l", 19, [512, 512], [214_085_592_576, 19_105_054_720]),
+        ("semask-l", 19, [768, 768], [429_091_126_272, 42_986_373_120]),
+        ("semask-l", 19, [1024, 2048], [1_608_143_394_816, 152_840_437_760]),
+        ("semask-t", 171, [512, 512], [28_860_150_447, 12_947_816_448]),
+        ("semask-s", 171, [512, 512], [52_579_268_271, 12_947_816_448]),
+        ("semask-b", 171, [512, 512], [99_452_935_680, 15_212_740_608]),
+        ("semask-l", 171, [512, 512], [215_524_415_232, 19_742_588_928]),
+    ];
+
+    #[test]
+    fn parameters_are_as_many_as_the_official_models_have() {
+        for &(preset, classes, all, encoder) in PARAMETERS {
+            let model = model(preset, classes);
+            assert_eq!(model.parameters().count(), all, "{preset} {classes}");
+            let trained = model.parameters().trained();
+            let of_encoder = trained.filter(|(name, _)| name.starts_with("backbone."));
+            let count: usize = of_encoder.map(|(_, p)| p.tensor.shape().len()).sum();
+            assert_eq!(count, encoder, "{preset} {classes}: encoder");
+        }
+    }
+
+    #[test]
+    fn multiply_adds_equal_a_counter_on_the_official_models() {
+        for &(preset, classes, [height, width], [encoder, head]) in MULTIPLY_ADDS {
+            let count = model(preset, classes).multiply_adds(height, width);
+            let case = format!("{preset} {classes} {height}x{width}");
+            assert_eq!(count.transformer + count.semantic, encoder, "{case}");
+            assert_eq!(count.head, head, "{case}: head");
+            assert_eq!(count.total(), encoder + head, "{case}: total");
+        }
+        // Of the semantic layers alone.
+        let count = model("semask-t", 150).multiply_adds(512, 512);
+        assert_eq!(count.semantic, 3_175_360_062);
+        let count = model("semask-l", 19).multiply_adds(1024, 2048);
+        assert_eq!(count.semantic, 53_512_427_520);
+        assert_eq!(model("swin-t", 150).multiply_adds(512, 512).semantic, 0);
+    }
+
+    /// Names and extents of the published checkpoints. Two kinds of buffer are no parameters here:
+    /// `relative_position_index`, which follows from the size of the window, and
+    /// `num_batches_tracked`, which nothing reads.
+    #[test]
+    fn names_and_shapes_are_those_of_the_official_checkpoints() {
+        for (preset, size) in
+            [("semask-t", "T"), ("semask-s", "S"), ("semask-b", "B"), ("semask-l", "L")]
+        {
+            let Some(path) = testing::fixture(&format!("keys_fpn_{size}_ade20k.json")) else {
+                return;
+            };
+            let text = std::fs::read_to_string(path).unwrap();
+            let mut wanted: BTreeMap<String, Vec<usize>> = serde_json::from_str(&text).unwrap();
+            wanted.retain(|name, _| {
+                !name.ends_with("relative_position_index") && !name.ends_with("num_batches_tracked")
+            });
+            let model = model(preset, 150);
+            let found: BTreeMap<String, Vec<usize>> = (model.parameters().iter())
+                .map(|(name, p)| (name.to_owned(), p.tensor.dims().to_vec()))
+                .collect();
+            for (name, shape) in &wanted {
+                assert_eq!(found.get(name), Some(shape), "{preset}: {name}");
+            }
+            assert_eq!(found.len(), wanted.len(), "{preset}");
+        }
+    }
+}
