@@ -95,10 +95,14 @@ pub(crate) fn run(args: &Args, device: Option<&str>) -> Result<ExitCode> {
 
     let forward = forward(&model, &profile, args.size);
     let inference = Plan::describe(&forward);
+    let adds = model.multiply_adds(height, width);
+    let [transformer, semantic, head, all] =
+        [adds.transformer, adds.semantic, adds.head, adds.total()].map(|n| n as f64 / 1e9);
     print(format!(
-        "parameters      {:.2} M\nforward pass    {:.2} GFLOPs for one picture\n",
+        "parameters      {:.2} M\nmultiply-adds   {all:.2} G for one picture: transformer \
+         {transformer:.2}, semantic layers {semantic:.2}, head {head:.2}\n                as matrix \
+         products and convolutions are counted; below, everything is\n",
         model.parameters().count() as f64 / 1e6,
-        inference.flops() as f64 / 1e9
     ))?;
     print(memory("inference, one picture", &inference))?;
     print(too_large(&forward, &profile))?;
