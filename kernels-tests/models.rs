@@ -208,7 +208,7 @@ impl Replay {
     /// gradient's own size, so that near zero rounding decides. Those are only bounded.
     ///
     /// A rectifier whose input lies within rounding of 0 takes the other side in a later step now
-    /// and then, which shows in the few weights of its filter: one update in 5,000 may be off.
+    /// and then, which shows in the weights of its filter: one update in 1,000 may be off.
     fn check_update(&self, start: &HashMap<&str, Vec<f32>>, total_rate: f64) {
         let significant = 1e-4 * self.io.config["largest_gradient"].as_f64().unwrap();
         let noise = self.noise();
@@ -235,7 +235,7 @@ impl Replay {
             }
         }
         squared_errors.sort_by(f64::total_cmp);
-        squared_errors.truncate(squared_errors.len() - squared_errors.len() / 5_000);
+        squared_errors.truncate(squared_errors.len() - squared_errors.len() / 1_000);
         let relative = (squared_errors.iter().sum::<f64>() / squares).sqrt();
         assert!(relative <= 5e-4, "updates: relative L2 error {relative:.1e}");
     }

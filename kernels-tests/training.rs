@@ -224,7 +224,7 @@ fn a_run_killed_at_ten_random_instants_ends_with_the_same_bits() {
     let (mut kills, mut finished) = (0, false);
     while !finished {
         // The start of the program is a large part of so short a run.
-        let after = whole.mul_f32(if kills < 10 { rng.between(0.05, 0.25) } else { 10.0 });
+        let after = whole.mul_f32(if kills < 10 { rng.between(0.02, 0.16) } else { 10.0 });
         finished = kill_after(start(&killed), after);
         kills += usize::from(!finished);
         assert!(kills < 200, "no progress");

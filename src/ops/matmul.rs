@@ -235,7 +235,7 @@ const STRIP: usize = 32;
 /// throw each other out of the cache. A single row would look like a packed strip.
 fn reads_in_place(b: Matrices<'_>, k: usize) -> bool {
     const PAGE: usize = 1024;
-    b.col_stride == 1 && k > 1 && b.row_stride <= 2 * PAGE && b.row_stride % (PAGE / 4) != 0
+    b.col_stride == 1 && k > 1 && b.row_stride <= 2 * PAGE && !b.row_stride.is_multiple_of(PAGE / 4)
 }
 
 /// In how many parts a product goes along `k`: a weight gradient is small but sums over every

@@ -844,7 +844,7 @@ mod tests {
             ("preset = 3", "r.toml:1: preset: the name of a preset is wanted"),
             (
                 "data.order = \"strid\"",
-                "r.toml:1: data.order: \"shuffle\" or \"stride\" is wanted, not \
+                "r.toml:1: data.order: \"shuffle\" or \"stride\" or \"sequential\" is wanted, not \
                                        \"strid\"; did you mean \"stride\"?",
             ),
             (
