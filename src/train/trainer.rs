@@ -162,9 +162,12 @@ impl Run {
             adamw.load(gpu, model.parameters(), &checkpoint, path, updates)?;
             (iteration, best) = (state.iteration, state.best);
         }
-        // A run that was killed before its first checkpoint has a log already.
-        let log = match options.resume {
-            Resume::Never => RunLog::create(&log_path)?,
+        // A run that was killed before its first checkpoint has a log already, and begins again.
+        if options.resume != Resume::Never && iteration == 0 && log_path.exists() {
+            std::fs::remove_file(&log_path).map_err(Error::file("remove", &log_path))?;
+        }
+        let log = match iteration {
+            0 => RunLog::create(&log_path)?,
             _ if log_path.exists() => RunLog::resume(&log_path, iteration)?,
             _ => RunLog::create(&log_path)?,
         };
