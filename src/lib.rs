@@ -49,7 +49,7 @@
 //! | [`checkpoint`], [`random`], [`error`] | safetensors files; counter-based random numbers; errors |
 //! | `data`, `train`, `picture`, `bench`, `cli` | data sets, the training loop, pictures for people, benchmarks, the program |
 //!
-//! To see how an op is made, read [`ops::layer_norm`] in `src/ops/layer_norm.rs`, with
+//! To see how an op is made, read [`ops::layer_norm()`] in `src/ops/layer_norm.rs`, with
 //! `shaders/layer_norm.wgsl` and `kernels-tests/layer_norm.rs`. Modules use those above them in this order:
 //! `cli` → `train`, [`infer`] → [`model`] → [`nn`] → [`ops`] → [`tape`] → [`gpu`] → wgpu.
 //!

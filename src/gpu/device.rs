@@ -199,7 +199,7 @@ impl Gpu {
     ///
     /// Replaces the device's callbacks for its loss and for uncaptured errors: such errors, also those
     /// of the application's own commands, come out of the next [`wait`](Self::wait). An application
-    /// that wants them sets its callbacks afterwards.
+    /// may set its own callbacks afterwards; then the engine does not hear of either.
     pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue, info: &wgpu::AdapterInfo) -> Self {
         Self::wrap(device, queue, info, &GpuOptions::default())
     }
