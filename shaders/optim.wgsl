@@ -3,7 +3,7 @@
 //   p <- p (1 - lr decay);  m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g²
 //   p <- p - lr / (1 - b1ⁿ) m / (√v / √(1 - b2ⁿ) + eps)
 //
-// Host: src/optim.rs        Test: kernels-tests/optim.rs
+// Host: src/optim.rs        Test: kernels-tests/blocks.rs, kernels-tests/models.rs
 // L = elements of the buffer. Every 64 elements belong to one parameter, or to nothing.
 
 struct Params {

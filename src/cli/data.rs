@@ -14,7 +14,7 @@ EXAMPLES:
   semask-gpu data check data/streets
   semask-gpu data check data/streets --json
 
-A data set is a folder with dataset.json, images/SPLIT and labels/SPLIT; see the manual.";
+A data set is a folder with dataset.json, images/SPLIT and labels/SPLIT; README.md shows one.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]

@@ -91,7 +91,7 @@ impl Profile {
 pub struct GpuOptions {
     /// Which adapter: its index in [`adapters`], or a part of its name. Absent: the best.
     pub adapter: Option<String>,
-    /// Whether shaders check every index. Slower; the tests run with it.
+    /// Whether shaders check every index. Slower; the kernel tests run with and without it.
     pub checked: bool,
     /// Never uses subgroup operations.
     pub no_subgroups: bool,
@@ -194,7 +194,12 @@ impl Gpu {
     }
 
     /// Wraps a device that an application already owns, so that both can share buffers and
-    /// textures. `info` is what the application's adapter says of itself.
+    /// textures. `info` is what the application's adapter says of itself. WebGPU's default limits and
+    /// no features suffice.
+    ///
+    /// Replaces the device's callbacks for its loss and for uncaptured errors: such errors, also those
+    /// of the application's own commands, come out of the next [`wait`](Self::wait). An application
+    /// may set its own callbacks afterwards; then the engine does not hear of either.
     pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue, info: &wgpu::AdapterInfo) -> Self {
         Self::wrap(device, queue, info, &GpuOptions::default())
     }
@@ -361,8 +366,8 @@ impl Gpu {
         } else {
             let checks = wgpu::ShaderRuntimeChecks::unchecked();
             // SAFETY: kernels guard every index by their `Params`, which ops derive from the
-            // shapes of the bound tensors, and every loop ends at such a bound. The kernel tests
-            // run the same kernels with checks on and off and expect the same results.
+            // shapes of the bound tensors, and every loop ends at such a bound. The kernel tests run
+            // on two devices, with checks and without, and compare both with the same reference.
             #[allow(unsafe_code, reason = "bounds checks cost up to half of a kernel's time")]
             unsafe {
                 self.device().create_shader_module_trusted(descriptor, checks)

@@ -314,8 +314,8 @@ impl Plan {
         })
     }
 
-    /// Runs every dispatch by itself and measures it: with timestamps of the device where it has
-    /// them, else from submission to completion.
+    /// Runs every dispatch by itself and measures it on the host's clock, from submission to
+    /// completion: short ones are mostly the cost of submitting.
     ///
     /// # Errors
     ///

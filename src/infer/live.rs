@@ -4,8 +4,7 @@ use super::Segmenter;
 use super::segmenter::{check, normalisation, too_large};
 use crate::gpu::Plan;
 use crate::ops::predict::{self, Resizing};
-use crate::ops::{self};
-use crate::{Result, Tape, Tensor, wgpu};
+use crate::{Result, Tape, Tensor, ops, wgpu};
 
 /// Where [`Live`] pictures come from.
 #[derive(Clone, Debug)]

@@ -87,7 +87,7 @@ impl Default for ModelConfig {
 
 /// Names that `--preset` understands, with a line about each.
 pub const PRESETS: &[(&str, &str)] = &[
-    ("quickstart", "2.5 M parameters, for a first run of minutes without a GPU"),
+    ("quickstart", "2.6 M parameters, for a first run of minutes without a GPU"),
     ("semask-t", "SeMask-Swin-T with Semantic FPN, 35 M parameters"),
     ("semask-s", "SeMask-Swin-S with Semantic FPN, 56 M parameters"),
     ("semask-b", "SeMask-Swin-B with Semantic FPN, 96 M parameters"),

@@ -44,6 +44,7 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
     [
         batch_norm::KERNELS,
         conv3x3::KERNELS,
+        cross_entropy::KERNELS,
         drop::KERNELS,
         elementwise::KERNELS,
         image::KERNELS,
@@ -52,14 +53,13 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
         optim::KERNELS,
         patch::KERNELS,
         position::KERNELS,
+        predict::KERNELS,
         reduce::KERNELS,
+        resize::KERNELS,
         semantic_attention::KERNELS,
         softmax::KERNELS,
         window::KERNELS,
         window_attention::KERNELS,
-        resize::KERNELS,
-        cross_entropy::KERNELS,
-        predict::KERNELS,
     ]
     .into_iter()
     .flatten()

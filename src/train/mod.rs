@@ -1,5 +1,6 @@
 //! Training: recipes, schedules, metrics, the log and the display.
 //!
+//! - [`trainer`]: the loop itself
 //! - [`recipe`]: everything that decides a run, from a TOML file
 //! - [`schedule`]: the learning rate of each iteration
 //! - [`mod@evaluate`]: a model's predictions for a data set, counted
