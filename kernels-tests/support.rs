@@ -9,6 +9,10 @@ use semask_gpu::{Gpu, Shape, Tape, Tensor};
 /// The machine's GPU as a user gets it, opened once for the whole test binary.
 pub(crate) static GPU: LazyLock<Gpu> = LazyLock::new(|| open(&GpuOptions::default()));
 
+/// The same kernels with checked indices: unchecked ones must not depend on what a check would hide.
+pub(crate) static CHECKED: LazyLock<Gpu> =
+    LazyLock::new(|| open(&GpuOptions { checked: true, ..GpuOptions::default() }));
+
 /// The same device with every other choice the other way round: checked indices, no subgroups, and
 /// the kernels for GPUs on a CPU driver (or the reverse).
 pub(crate) static OTHER: LazyLock<Gpu> = LazyLock::new(|| {
@@ -40,8 +44,8 @@ pub(crate) const F32: Tolerance = Tolerance { forward: 4e-6, backward: 2e-4 };
 const PROBES: usize = 48;
 
 /// Runs `op` on the GPU with random inputs of the given shapes and compares its output with
-/// `reference`, then the gradients with finite differences of `reference`. On both [`GPU`] and
-/// [`OTHER`].
+/// `reference`, then the gradients with finite differences of `reference`. On [`GPU`],
+/// [`CHECKED`] and [`OTHER`].
 #[track_caller]
 pub(crate) fn check_op(
     shapes: &[&[usize]],
@@ -82,7 +86,7 @@ pub(crate) fn check_op_at(
         numeric.push(places.into_iter().map(|at| (at, slope(loss, &exact, i, at))).collect());
     }
 
-    for (device, gpu) in [("", &*GPU), (" (other kernels)", &*OTHER)] {
+    for (device, gpu) in [("", &*GPU), (" (checked)", &*CHECKED), (" (other kernels)", &*OTHER)] {
         let inputs: Vec<Tensor> = (shapes.iter().zip(values))
             .map(|(shape, v)| Tensor::from_slice(gpu, *shape, v).tracked())
             .collect();

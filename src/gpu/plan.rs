@@ -102,7 +102,7 @@ struct Layout {
 }
 
 impl Layout {
-    fn new(recorder: &Recorder) -> Self {
+    fn new(recorder: &Recorder, share: bool) -> Self {
         let mut lifetimes: Vec<Lifetime> = Vec::new();
         let mut index: HashMap<TensorId, usize> = HashMap::new();
         let mut pinned: Vec<Memory> = Vec::new();
@@ -134,7 +134,11 @@ impl Layout {
             usage.flops += dispatch.flops;
             usage.bytes += dispatch.bytes();
         }
-        let (slots, sizes) = assign_slots(&lifetimes);
+        let (slots, sizes) = if share {
+            assign_slots(&lifetimes)
+        } else {
+            ((0..lifetimes.len()).collect(), lifetimes.iter().map(|l| l.size).collect())
+        };
         let alive = |at: usize| -> u64 {
             let there = lifetimes.iter().filter(|l| l.first <= at && at <= l.last);
             there.map(|l| l.size).sum()
@@ -184,7 +188,7 @@ impl Plan {
     ///
     /// If some kernel reads a tensor that nothing wrote.
     pub fn describe(recorder: &Recorder) -> Description {
-        Layout::new(recorder).description
+        Layout::new(recorder, true).description
     }
 
     /// The tensors of `recorder` that a device like `profile` cannot bind, each once and at its first
@@ -215,7 +219,21 @@ impl Plan {
     ///
     /// As [`describe`](Self::describe); and if one dispatch reads and writes one buffer.
     pub fn new(gpu: &Gpu, recorder: &Recorder) -> Result<Self> {
-        let Layout { slot_of, description } = Layout::new(recorder);
+        Self::build(gpu, recorder, true)
+    }
+
+    /// A plan in which every tensor has a buffer of its own: for finding out whether sharing them is
+    /// to blame for a result.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn without_sharing(gpu: &Gpu, recorder: &Recorder) -> Result<Self> {
+        Self::build(gpu, recorder, false)
+    }
+
+    fn build(gpu: &Gpu, recorder: &Recorder, share: bool) -> Result<Self> {
+        let Layout { slot_of, description } = Layout::new(recorder, share);
         check_bindings(gpu, recorder)?;
         let slots = description.slots.iter().enumerate();
         let slots = slots
