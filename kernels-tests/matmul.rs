@@ -1,6 +1,6 @@
 use semask_gpu::ops;
 
-use crate::support::{F32, check_op, normal_cdf};
+use crate::support::{F32, Tolerance, check_op, normal_cdf};
 
 /// `a` `[m, k]` by `b` `[k, n]`, read through index functions so that one loop serves transposes.
 fn product(
@@ -51,6 +51,19 @@ fn linear_is_x_times_the_transposed_weight() {
             |x| linear(&x[0], &x[1], inputs, outputs),
         );
     }
+}
+
+#[test]
+fn rows_4_kib_apart_are_packed_first() {
+    let (rows, inputs, outputs) = (35, 1024, 65);
+    // Sums of a thousand products.
+    let tolerance = Tolerance { forward: 2e-5, ..F32 };
+    check_op(
+        &[&[rows, inputs], &[outputs, inputs]],
+        tolerance,
+        |tape, x| ops::linear(tape, &x[0], &x[1], None),
+        |x| linear(&x[0], &x[1], inputs, outputs),
+    );
 }
 
 #[test]

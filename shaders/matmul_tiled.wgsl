@@ -24,6 +24,7 @@ struct Params {
     c_batch: u32,
     c_row: u32,
     strip: u32,
+    a_strip: u32,
     accumulate: u32,
     rows_per_sample: u32,
     alpha: f32,
@@ -209,7 +210,11 @@ fn load_b(place: Place, k: u32, col: u32) -> f32 {
 // Alone: c = alpha a b, or added to what is there. With splits, each writes its own matrix.
 fn finish_plain(row: u32, col: u32, batch: u32, value: f32) {
     let at = params.c_offset + batch * params.c_batch + row * params.c_row + col;
-    c[at] = select(0.0, c[at], params.accumulate != 0u) + params.alpha * value;
+    if params.accumulate != 0u {
+        c[at] += params.alpha * value;
+    } else {
+        c[at] = params.alpha * value;
+    }
 }
 
 fn finish_bias(row: u32, col: u32, batch: u32, value: f32) {

@@ -57,6 +57,7 @@ params! {
         c_batch: u32,
         c_row: u32,
         strip: u32,
+        a_strip: u32,
         accumulate: u32,
         rows_per_sample: u32,
         alpha: f32,
@@ -166,6 +167,7 @@ pub(crate) fn product(
         c_batch: to.batch_stride as u32,
         c_row: to.row_stride as u32,
         strip: 0,
+        a_strip: 0,
         accumulate: u32::from(accumulate),
         rows_per_sample: rows_per_sample as u32,
         alpha,
@@ -190,6 +192,32 @@ pub(crate) fn product(
                 ..params
             };
             (&packed, params)
+        };
+        let packed_a;
+        let (at, params) = if collides(a, n) {
+            let strips = m.div_ceil(STRIP);
+            packed_a = recorder.empty([batch, strips, k, STRIP]);
+            // Its transpose's columns are its rows.
+            let rows = Params {
+                cols: m as u32,
+                b_offset: a.offset as u32,
+                b_batch: a.batch_stride as u32,
+                b_inner: a.col_stride as u32,
+                b_col: a.row_stride as u32,
+                ..params
+            };
+            let grid = Grid::rows_of(strips * k.div_ceil(64), batch);
+            recorder.run(&PACK, rows, &[a.tensor, &packed_a], grid);
+            let params = Params {
+                a_offset: 0,
+                a_batch: (strips * k * STRIP) as u32,
+                a_inner: STRIP as u32,
+                a_strip: (k * STRIP) as u32,
+                ..params
+            };
+            (&packed_a, params)
+        } else {
+            (at, params)
         };
         let grid = Grid::rows_of(m.div_ceil(16) * strips, batch * splits);
         let dispatch = match epilogue {
@@ -236,6 +264,12 @@ const STRIP: usize = 32;
 fn reads_in_place(b: Matrices<'_>, k: usize) -> bool {
     const PAGE: usize = 1024;
     b.col_stride == 1 && k > 1 && b.row_stride <= 2 * PAGE && !b.row_stride.is_multiple_of(PAGE / 4)
+}
+
+/// Whether rows of `a` lie so that sixteen of them throw each other out of the nearest cache, and
+/// are read often enough that packing them pays.
+fn collides(a: Matrices<'_>, n: usize) -> bool {
+    a.col_stride == 1 && a.row_stride.is_multiple_of(1024) && a.row_stride > 0 && n > 2 * STRIP
 }
 
 /// In how many parts a product goes along `k`: a weight gradient is small but sums over every
