@@ -4,7 +4,8 @@
 //   p <- p - lr / (1 - b1ⁿ) m / (√v / √(1 - b2ⁿ) + eps)
 //
 // Host: src/optim.rs        Test: kernels-tests/blocks.rs, kernels-tests/models.rs
-// L = elements of the buffer. Every 64 elements belong to one parameter, or to nothing.
+// L = elements of the buffer, bound as vectors of four. Every 64 elements belong to one parameter, or
+// to nothing.
 
 struct Params {
     len: u32,
@@ -18,13 +19,13 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> gradient: array<f32>;            // [L]
+@group(0) @binding(1) var<storage, read> gradient: array<vec4<f32>>;            // [L]
 @group(0) @binding(2) var<storage, read> groups_of: array<vec2<f32>>;     // [L / 64]: lr factor, decay
 @group(0) @binding(3) var<storage, read> step: array<f32>;                // [4]: lr, 1 - b1ⁿ, √(1 - b2ⁿ), gradient factor
 @group(0) @binding(4) var<storage, read> norm: array<f32>;                // [2]: global norm, clipping factor
-@group(0) @binding(5) var<storage, read_write> parameter: array<f32>;     // [L]
-@group(0) @binding(6) var<storage, read_write> m: array<f32>;             // [L]
-@group(0) @binding(7) var<storage, read_write> v: array<f32>;             // [L]
+@group(0) @binding(5) var<storage, read_write> parameter: array<vec4<f32>>;     // [L]
+@group(0) @binding(6) var<storage, read_write> m: array<vec4<f32>>;             // [L]
+@group(0) @binding(7) var<storage, read_write> v: array<vec4<f32>>;             // [L]
 @group(0) @binding(8) var<storage, read_write> squares: array<f32>;       // [parts, 64]
 @group(0) @binding(9) var<storage, read_write> norm_out: array<f32>;      // [2]
 @group(0) @binding(10) var<storage, read> sums: array<f32>;               // [parts, 64]
@@ -41,16 +42,16 @@ fn square_sums(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let id = group.x + group.y * groups.x;
-    let start = id * params.per_group;
-    if start >= params.len {
+    let start = id * params.per_group / 4u;
+    if start >= params.len / 4u {
         return;
     }
-    let end = min(start + params.per_group, params.len);
-    var sum = 0.0;
+    let end = min(start + params.per_group / 4u, params.len / 4u);
+    var sum = vec4(0.0);
     for (var i = start + lane; i < end; i += WORKGROUP) {
         sum += gradient[i] * gradient[i];
     }
-    squares[(params.accumulate + id) * WORKGROUP + lane] = sum;
+    squares[(params.accumulate + id) * WORKGROUP + lane] = (sum.x + sum.y) + (sum.z + sum.w);
 }
 
 // ---- global_norm: sums, step -> norm_out ---------------------------------------------------------
@@ -80,18 +81,20 @@ fn adamw(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let start = (group.x + group.y * groups.x) * params.per_group;
-    let end = min(start + params.per_group, params.len);
-    for (var i = start; i < end; i += WORKGROUP) {
-        let belongs = groups_of[i / WORKGROUP];
+    let start = (group.x + group.y * groups.x) * params.per_group / 4u;
+    let end = min(start + params.per_group / 4u, params.len / 4u);
+    let scale = step[3] * norm[1];
+    let m_scale = 1.0 / step[1];
+    let v_scale = 1.0 / step[2];
+    for (var at = start + lane; at < end; at += WORKGROUP) {
+        let belongs = groups_of[at / 16u];
         let lr = step[0] * belongs.x;
-        let at = i + lane;
-        let g = gradient[at] * step[3] * norm[1];
+        let g = gradient[at] * scale;
         let m_new = params.beta1 * m[at] + (1.0 - params.beta1) * g;
         let v_new = params.beta2 * v[at] + (1.0 - params.beta2) * g * g;
         m[at] = m_new;
         v[at] = v_new;
         let kept = parameter[at] * (1.0 - lr * belongs.y);
-        parameter[at] = kept - lr / step[1] * m_new / (sqrt(v_new) / step[2] + params.eps);
+        parameter[at] = kept - lr * m_scale * m_new / (sqrt(v_new) * v_scale + params.eps);
     }
 }
