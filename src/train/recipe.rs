@@ -261,8 +261,8 @@ fn official_augment(side: usize, cat_max_ratio: f32) -> Augmentation {
 impl Recipe {
     /// The recipe of one of [`PRESETS`].
     ///
-    /// `semask-*` and `swin-*` are the official ones for ADE20K. `quickstart` repeats a small
-    /// PyTorch run, so that the two can be compared: no distortion, samples in a fixed order.
+    /// `semask-*` and `swin-*` are the official ones for ADE20K. `quickstart` is for a
+    /// few minutes on a small data set: no distortion, samples in a fixed order.
     ///
     /// # Errors
     ///
@@ -294,20 +294,20 @@ impl Recipe {
             _ => Self {
                 data: DataTable { batch_size: 4, order: Order::Stride, ..base.data },
                 optimizer: OptimizerTable {
-                    lr: 1e-3,
+                    lr: 3e-3,
                     weight_decay: 0.01,
                     no_decay_1d: true,
                     ..base.optimizer
                 },
                 schedule: ScheduleTable {
-                    iterations: 200,
+                    iterations: 300,
                     warmup: 30,
                     warmup_kind: WarmupKind::Additive,
                     power: 0.9,
                     ..base.schedule
                 },
-                eval: EvalTable { every: 50, ..base.eval },
-                checkpoint: CheckpointTable { every: 50, ..base.checkpoint },
+                eval: EvalTable { every: 100, ..base.eval },
+                checkpoint: CheckpointTable { every: 100, ..base.checkpoint },
                 ..base
             },
         })
