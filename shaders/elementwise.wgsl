@@ -24,7 +24,11 @@ const PER_GROUP: u32 = 256u;
 // ---- fill: -> y = value --------------------------------------------------------------------------
 
 @compute @workgroup_size(WORKGROUP)
-fn fill(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn fill(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
     let start = (group.x + group.y * groups.x) * PER_GROUP;
     let end = min(start + PER_GROUP, params.len);
     for (var i = start + lane; i < end; i += WORKGROUP) {
@@ -35,7 +39,11 @@ fn fill(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 // ---- sum: x, other -> y = x + value other --------------------------------------------------------
 
 @compute @workgroup_size(WORKGROUP)
-fn sum(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn sum(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
     let start = (group.x + group.y * groups.x) * PER_GROUP;
     let end = min(start + PER_GROUP, params.len);
     for (var i = start + lane; i < end; i += WORKGROUP) {
@@ -46,7 +54,11 @@ fn sum(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups:
 // ---- accumulate: x -> y += value x ---------------------------------------------------------------
 
 @compute @workgroup_size(WORKGROUP)
-fn accumulate(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn accumulate(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
     let start = (group.x + group.y * groups.x) * PER_GROUP;
     let end = min(start + PER_GROUP, params.len);
     for (var i = start + lane; i < end; i += WORKGROUP) {
@@ -57,7 +69,11 @@ fn accumulate(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
 // ---- scale: x -> y = value x ---------------------------------------------------------------------
 
 @compute @workgroup_size(WORKGROUP)
-fn scale(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn scale(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
     let start = (group.x + group.y * groups.x) * PER_GROUP;
     let end = min(start + PER_GROUP, params.len);
     for (var i = start + lane; i < end; i += WORKGROUP) {
@@ -68,7 +84,11 @@ fn scale(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) group
 // ---- gelu_forward: x -> y ------------------------------------------------------------------------
 
 @compute @workgroup_size(WORKGROUP)
-fn gelu_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn gelu_forward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
     let start = (group.x + group.y * groups.x) * PER_GROUP;
     let end = min(start + PER_GROUP, params.len);
     for (var i = start + lane; i < end; i += WORKGROUP) {
@@ -79,7 +99,11 @@ fn gelu_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
 // ---- gelu_backward: x, dy -> dx ------------------------------------------------------------------
 
 @compute @workgroup_size(WORKGROUP)
-fn gelu_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn gelu_backward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
     let start = (group.x + group.y * groups.x) * PER_GROUP;
     let end = min(start + PER_GROUP, params.len);
     for (var i = start + lane; i < end; i += WORKGROUP) {
@@ -90,7 +114,11 @@ fn gelu_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroup
 // ---- relu_forward: x -> y ------------------------------------------------------------------------
 
 @compute @workgroup_size(WORKGROUP)
-fn relu_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn relu_forward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
     let start = (group.x + group.y * groups.x) * PER_GROUP;
     let end = min(start + PER_GROUP, params.len);
     for (var i = start + lane; i < end; i += WORKGROUP) {
@@ -102,7 +130,11 @@ fn relu_forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups
 // ---- relu_backward: x, dy -> dx ------------------------------------------------------------------
 
 @compute @workgroup_size(WORKGROUP)
-fn relu_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn relu_backward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
     let start = (group.x + group.y * groups.x) * PER_GROUP;
     let end = min(start + PER_GROUP, params.len);
     for (var i = start + lane; i < end; i += WORKGROUP) {
