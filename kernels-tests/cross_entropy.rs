@@ -4,7 +4,7 @@ use semask_gpu::{Gpu, Tape, Tensor};
 
 use crate::fixtures::Fixture;
 use crate::resize;
-use crate::support::{F32, GPU, OTHER, assert_close, check_op, random, run};
+use crate::support::{F32, GPU, OTHER, assert_close, check_op, device, random, run};
 
 const IGNORED: u8 = 255;
 
@@ -52,10 +52,7 @@ fn check_labelled(from: [usize; 4], goal: [usize; 2], labels: &[u8], kept: Optio
         &[&from],
         F32,
         |tape, x| {
-            // The same bytes for both devices: each has its own memory.
-            let gpu =
-                if tape.recorder().profile().cpu == GPU.profile().cpu { &*GPU } else { &*OTHER };
-            let labels = on_device(gpu, labels);
+            let labels = on_device(device(), labels);
             let options = CrossEntropy { height, width, weight: 0.4, ohem_min_kept: kept };
             ops::cross_entropy(tape, &x[0], &labels, options).loss
         },

@@ -1,5 +1,6 @@
 //! The devices and the one check that all op tests share.
 
+use std::cell::Cell;
 use std::sync::LazyLock;
 
 use semask_gpu::gpu::{GpuOptions, Plan, Recorder};
@@ -28,6 +29,17 @@ fn open(options: &GpuOptions) -> Gpu {
     let adapter = std::env::var("SEMASK_GPU_DEVICE").ok();
     let options = GpuOptions { adapter, ..options.clone() };
     Gpu::open(&options).expect("tests need a GPU driver: run them through tools/test")
+}
+
+thread_local! {
+    /// The device that [`check_op`] is on, in this test's thread.
+    static DEVICE: Cell<Option<&'static Gpu>> = const { Cell::new(None) };
+}
+
+/// The device that [`check_op`] runs its op on, for inputs that are no `f32`.
+#[track_caller]
+pub(crate) fn device() -> &'static Gpu {
+    DEVICE.get().expect("called from within check_op")
 }
 
 /// How far results may be off, relative to the largest expected value.
@@ -87,6 +99,7 @@ pub(crate) fn check_op_at(
     }
 
     for (device, gpu) in [("", &*GPU), (" (checked)", &*CHECKED), (" (other kernels)", &*OTHER)] {
+        DEVICE.set(Some(gpu));
         let inputs: Vec<Tensor> = (shapes.iter().zip(values))
             .map(|(shape, v)| Tensor::from_slice(gpu, *shape, v).tracked())
             .collect();
