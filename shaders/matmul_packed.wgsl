@@ -411,29 +411,3 @@ fn store_with_residual(row: u32, col: u32, v: vec4<f32>) {
         finish_residual(row, col + 24u, v.w);
     }
 }
-
-// Alone: c = alpha a b, or added to what is there. With splits, each writes its own matrix.
-fn finish_plain(row: u32, col: u32, batch: u32, value: f32) {
-    let at = params.c_offset + batch * params.c_batch + row * params.c_row + col;
-    if params.accumulate != 0u {
-        c[at] += params.alpha * value;
-    } else {
-        c[at] = params.alpha * value;
-    }
-}
-
-fn finish_bias(row: u32, col: u32, batch: u32, value: f32) {
-    c[params.c_offset + batch * params.c_batch + row * params.c_row + col] = value + bias[col];
-}
-
-fn finish_gelu(row: u32, col: u32, value: f32) {
-    let at = row * params.c_row + col;
-    let v = value + bias[col];
-    preactivation[at] = v;
-    c[at] = gelu(v);
-}
-
-fn finish_residual(row: u32, col: u32, value: f32) {
-    let at = row * params.c_row + col;
-    c[at] = residual[at] + keep[row / params.rows_per_sample] * (value + bias[col]);
-}

@@ -5,8 +5,8 @@ use super::{elementwise, reduce};
 use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
 use crate::{Tape, Tensor};
 
-const PACKED: &[Source] = &[source!("matmul_packed"), source!("lib/gelu")];
-const TILED: &[Source] = &[source!("matmul_tiled"), source!("lib/gelu")];
+const PACKED: &[Source] = &[source!("matmul_packed"), source!("lib/epilogue"), source!("lib/gelu")];
+const TILED: &[Source] = &[source!("matmul_tiled"), source!("lib/epilogue"), source!("lib/gelu")];
 
 static PACK: Kernel = packed("pack", &["b", "strips"]);
 static PACKED_PLAIN: Kernel = packed("product", &["a", "packed", "c"]);
