@@ -286,23 +286,20 @@ impl Run {
             self.progress.step(&step);
 
             let last = self.iteration == iterations;
-            let due = |every: usize| every > 0 && self.iteration.is_multiple_of(every);
+            let done = self.iteration;
+            let due = |every: usize| every > 0 && done.is_multiple_of(every);
             let stopping = self.options.stop.load(Ordering::Relaxed);
-            if due(recipe.checkpoint.every) && !last {
-                if due(recipe.eval.every) {
-                    self.evaluate()?;
-                }
-                self.save(LATEST)?;
-            } else if last || due(recipe.eval.every) {
+            if last || due(recipe.eval.every) {
                 self.evaluate()?;
             }
-            if last {
+            if last || stopping || due(recipe.checkpoint.every) {
                 self.save(LATEST)?;
+            }
+            if last {
                 self.draw()?;
                 return Ok(Outcome::Finished);
             }
             if stopping {
-                self.save(LATEST)?;
                 self.log
                     .write(&Event::Stop { iteration: self.iteration, reason: "stopped by hand" })?;
                 return Ok(Outcome::Stopped(self.iteration));
