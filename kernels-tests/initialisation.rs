@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use semask_gpu::model::{Model, ModelConfig};
+use semask_gpu::model::{HeadInit, Model, ModelConfig};
 
 use crate::support::GPU;
 
 /// A small SeMask with every kind of parameter.
 fn config() -> ModelConfig {
-    ModelConfig { ape: true, ..ModelConfig::preset("quickstart").unwrap() }
+    let head_init = HeadInit::Official;
+    ModelConfig { ape: true, head_init, ..ModelConfig::preset("quickstart").unwrap() }
 }
 
 fn initialised(config: &ModelConfig, seed: u64) -> BTreeMap<String, Vec<f32>> {
@@ -90,6 +91,26 @@ fn parameters_start_as_the_official_models_do() {
         let error = 5.0 * (share * (1.0 - share) / all.len() as f64).sqrt();
         assert!((beyond - share).abs() <= error, "{beyond} beyond {bound}");
     }
+}
+
+#[test]
+fn a_head_may_start_as_pytorch_does() {
+    let config = ModelConfig { head_init: HeadInit::Pytorch, ..config() };
+    let started = initialised(&config, 7);
+    let mut convolutions = 0;
+    for (name, values) in &started {
+        let layer = name.strip_prefix("decode_head.").and_then(|n| n.strip_suffix(".weight"));
+        let Some(layer) = layer.filter(|l| l.ends_with("conv") || *l == "conv_seg") else {
+            continue;
+        };
+        // torch.nn.Conv2d: uniform within 1 / √fan-in.
+        let fan_in = values.len() / if layer == "conv_seg" { 150 } else { config.channels };
+        let bound = (fan_in as f64).powf(-0.5);
+        assert_moments(name, values, bound / 3f64.sqrt(), 1.8);
+        assert!(values.iter().all(|&v| f64::from(v.abs()) <= bound), "{name} is within {bound}");
+        convolutions += 1;
+    }
+    assert_eq!(convolutions, 1 + 1 + 2 + 3 + 1);
 }
 
 #[test]

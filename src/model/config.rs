@@ -40,6 +40,8 @@ pub struct ModelConfig {
     pub pretrain_img_size: usize,
     /// Channels of the head.
     pub channels: usize,
+    /// How the head's convolutions start.
+    pub head_init: HeadInit,
     /// Dropout of whole channels before the classifier.
     pub dropout: f32,
     /// Dropout inside semantic attention; the official code has 0.1 hard-coded.
@@ -57,6 +59,19 @@ pub struct ModelConfig {
 pub enum Head {
     /// Semantic FPN (Kirillov et al. 2019, <https://arxiv.org/abs/1901.02446>).
     Fpn,
+}
+
+/// How a head's convolutions start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum HeadInit {
+    /// `"official"`: Kaiming normal by fan-out, the classifier normal with deviation 0.01. Meant for a
+    /// pretrained encoder.
+    Official,
+    /// `"pytorch"`: uniform within ±1 / √fan-in, as PyTorch's convolutions start. These weights are
+    /// smaller, and batch norm makes small weights learn faster: better when all starts from nothing.
+    Pytorch,
 }
 
 impl Default for ModelConfig {
@@ -77,6 +92,7 @@ impl Default for ModelConfig {
             ape: false,
             pretrain_img_size: 224,
             channels: 256,
+            head_init: HeadInit::Official,
             dropout: 0.1,
             sem_dropout: 0.1,
             mean: [123.675, 116.28, 103.53],
@@ -119,6 +135,7 @@ impl ModelConfig {
                 depths: vec![2; 4],
                 num_heads: vec![1, 2, 4, 8],
                 channels: 32,
+                head_init: HeadInit::Pytorch,
                 drop_path_rate: 0.0,
                 ..small
             },

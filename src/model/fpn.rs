@@ -1,7 +1,7 @@
 //! The Semantic-FPN head and the light semantic decoder beside it.
 
-use super::{Features, ModelConfig};
-use crate::nn::{BatchNorm, Conv1x1, Conv3x3, ParameterScope};
+use super::{Features, HeadInit, ModelConfig};
+use crate::nn::{BatchNorm, Conv1x1, Conv3x3, Init, ParameterScope};
 use crate::{Tape, Tensor, ops};
 
 /// Semantic FPN (Kirillov et al. 2019, <https://arxiv.org/abs/1901.02446>): each level is convolved
@@ -24,6 +24,14 @@ impl FpnHead {
     /// The head of `config`.
     pub fn new(mut scope: ParameterScope<'_>, config: &ModelConfig) -> Self {
         let (channels, classes) = (config.channels, config.num_classes);
+        let init = |inputs: usize| match config.head_init {
+            HeadInit::Official => Init::kaiming_normal(9 * channels),
+            HeadInit::Pytorch => Init::pytorch(9 * inputs),
+        };
+        let classifier_init = match config.head_init {
+            HeadInit::Official => Init::Normal { std: 0.01 },
+            HeadInit::Pytorch => Init::pytorch(channels),
+        };
         let mut heads = scope.at("scale_heads");
         let mut head = |level: usize| {
             let mut chain = heads.at(level);
@@ -32,7 +40,7 @@ impl FpnHead {
                 // The chain's odd places are the doublings, which have no parameters.
                 let mut scope = chain.at(2 * k);
                 Unit {
-                    conv: Conv3x3::new(scope.at("conv"), inputs, channels),
+                    conv: Conv3x3::new(scope.at("conv"), inputs, channels, init(inputs)),
                     bn: BatchNorm::new(scope.at("bn"), channels),
                 }
             };
@@ -41,7 +49,7 @@ impl FpnHead {
         let scale_heads = (0..config.depths.len()).map(&mut head).collect();
         Self {
             scale_heads,
-            conv_seg: Conv1x1::new(scope.at("conv_seg"), channels, classes, 0.01),
+            conv_seg: Conv1x1::new(scope.at("conv_seg"), channels, classes, classifier_init),
             dropout: config.dropout,
         }
     }

@@ -8,7 +8,7 @@ mod fpn;
 mod semantic;
 mod swin;
 
-pub use config::{Head, ModelConfig, PRESETS};
+pub use config::{Head, HeadInit, ModelConfig, PRESETS};
 pub use count::MultiplyAdds;
 pub use fpn::{FpnHead, semantic_branch};
 pub use semantic::{SemanticAttention, SemanticLayer};

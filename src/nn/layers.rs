@@ -106,11 +106,9 @@ pub struct Conv3x3 {
 }
 
 impl Conv3x3 {
-    /// A layer from `inputs` to `outputs` channels, started as the official head is: Kaiming normal,
-    /// fan-out, for a rectifier (He et al. 2015).
-    pub fn new(mut scope: ParameterScope<'_>, inputs: usize, outputs: usize) -> Self {
-        let std = (2.0 / (9.0 * outputs as f32)).sqrt();
-        Self { weight: scope.create("weight", [outputs, inputs, 3, 3], Init::Normal { std }) }
+    /// A layer from `inputs` to `outputs` channels.
+    pub fn new(mut scope: ParameterScope<'_>, inputs: usize, outputs: usize, init: Init) -> Self {
+        Self { weight: scope.create("weight", [outputs, inputs, 3, 3], init) }
     }
 
     /// `x`: `[B, H, W, inputs]` → `[B, H, W, outputs]`.
@@ -127,10 +125,10 @@ pub struct Conv1x1 {
 }
 
 impl Conv1x1 {
-    /// A layer from `inputs` to `outputs` channels with weights normal of deviation `std`, biases 0.
-    pub fn new(mut scope: ParameterScope<'_>, inputs: usize, outputs: usize, std: f32) -> Self {
+    /// A layer from `inputs` to `outputs` channels; biases start at 0.
+    pub fn new(mut scope: ParameterScope<'_>, inputs: usize, outputs: usize, init: Init) -> Self {
         Self {
-            weight: scope.create("weight", [outputs, inputs, 1, 1], Init::Normal { std }),
+            weight: scope.create("weight", [outputs, inputs, 1, 1], init),
             bias: scope.create("bias", [outputs], Init::Constant(0.0)),
         }
     }

@@ -61,6 +61,17 @@ pub enum Init {
 }
 
 impl Init {
+    /// Normal with deviation √(2 / `fan`): keeps the variance through a rectifier (He et al. 2015,
+    /// <https://arxiv.org/abs/1502.01852>). Equals `torch.nn.init.kaiming_normal_(nonlinearity="relu")`.
+    pub fn kaiming_normal(fan: usize) -> Self {
+        Self::Normal { std: (2.0 / fan as f32).sqrt() }
+    }
+
+    /// Uniform within ±1 / √`fan_in`: what PyTorch's `Conv2d` and `Linear` start with.
+    pub fn pytorch(fan_in: usize) -> Self {
+        Self::Uniform { bound: (fan_in as f32).sqrt().recip() }
+    }
+
     fn values(self, len: usize, rng: &mut Rng) -> Vec<f32> {
         match self {
             Self::Constant(value) => vec![value; len],
