@@ -398,7 +398,7 @@ pub(super) struct Pipeline {
     pub(super) pipeline: wgpu::ComputePipeline,
     pub(super) layout: wgpu::BindGroupLayout,
     /// Of `params`, then of the tensors in the order of `Kernel::bindings`.
-    pub(super) bindings: Vec<(u32, Access)>,
+    pub(super) bindings: &'static [(u32, Access)],
 }
 
 /// `size` in MiB, for messages.

@@ -139,17 +139,29 @@ impl Layout {
         } else {
             ((0..lifetimes.len()).collect(), lifetimes.iter().map(|l| l.size).collect())
         };
-        let alive = |at: usize| -> u64 {
-            let there = lifetimes.iter().filter(|l| l.first <= at && at <= l.last);
-            there.map(|l| l.size).sum()
-        };
-        description.lower_bound = (0..recorder.len()).map(alive).max().unwrap_or(0);
+        let alive = alive(&lifetimes, recorder.len());
+        description.lower_bound = alive.iter().copied().max().unwrap_or(0);
         description.unshared = lifetimes.iter().map(|l| l.size).sum();
         description.slots = sizes;
         description.pinned = pinned.iter().map(|m| (m.label().to_owned(), m.size())).collect();
         let slot_of = index.into_iter().map(|(id, i)| (id, slots[i])).collect();
         Self { slot_of, description }
     }
+}
+
+/// Bytes that planned tensors take while each dispatch runs.
+fn alive(lifetimes: &[Lifetime], dispatches: usize) -> Vec<u64> {
+    let mut changes = vec![(0, 0); dispatches + 1];
+    for life in lifetimes {
+        changes[life.first].0 += life.size;
+        changes[life.last + 1].1 += life.size;
+    }
+    let mut now = 0;
+    let mut at = |(born, died): (u64, u64)| {
+        now = now + born - died;
+        now
+    };
+    changes[..dispatches].iter().map(|&change| at(change)).collect()
 }
 
 /// The memory and offset of a tensor that has a place of its own.
