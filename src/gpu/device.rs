@@ -21,6 +21,7 @@ struct Inner {
     profile: Profile,
     name: String,
     checked: bool,
+    dispatch_ms: f32,
     pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
     lost: Arc<OnceLock<String>>,
     failed: Arc<Mutex<Option<String>>>,
@@ -95,6 +96,9 @@ pub struct GpuOptions {
     pub checked: bool,
     /// Never uses subgroup operations.
     pub no_subgroups: bool,
+    /// Longest that one dispatch is meant to run, by estimate, in milliseconds: those that are longer
+    /// are cut. Absent: 100, a twentieth of what makes Windows reset a device.
+    pub dispatch_ms: Option<f32>,
     /// Uses the kernels for CPU drivers (`true`) or for GPUs (`false`) whatever the device is.
     pub cpu_kernels: Option<bool>,
 }
@@ -227,6 +231,7 @@ impl Gpu {
             profile,
             name: info.name.clone(),
             checked: options.checked,
+            dispatch_ms: options.dispatch_ms.unwrap_or(100.0),
             pipelines: Mutex::default(),
             lost,
             failed,
@@ -329,6 +334,11 @@ impl Gpu {
         mapped.map_err(|e| failed(e.to_string()))?;
         let bytes = staging.get_mapped_range(..).map_err(|e| failed(e.to_string()))?;
         Ok(bytes[..].to_vec())
+    }
+
+    /// Longest that one dispatch is meant to run.
+    pub(super) fn dispatch_ms(&self) -> f32 {
+        self.inner.dispatch_ms
     }
 
     /// How much slower the device is than estimates say; see [`super::Plan`].

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::device::{Pipeline, megabytes};
 use super::kernel::Access;
 use super::memory::{ALIGNMENT, Lifetime, Memory, assign_slots};
-use super::recorder::{Dispatch, Grid, Recorder};
+use super::recorder::{Dispatch, Grid, MAX_GROUPS, Recorder};
 use super::{Gpu, Profile};
 use crate::tensor::{Place, TensorId};
 use crate::{Error, Result, Tensor};
@@ -18,7 +18,8 @@ const SUBMISSION_MS: f32 = 500.0;
 /// A recording with its memory, pipelines and bind groups: a training step, a forward pass.
 ///
 /// Replaying costs no planning and no allocation. The work goes to the device in submissions of
-/// bounded length; the estimate of that length is corrected by what replays really take.
+/// bounded length, and dispatches that are long are cut along their grid, which changes no bit; the
+/// estimate of their length is corrected by what replays really take.
 #[derive(Debug)]
 pub struct Plan {
     gpu: Gpu,
@@ -26,12 +27,51 @@ pub struct Plan {
     description: Description,
 }
 
+/// One dispatch of the recording.
 #[derive(Debug)]
 struct Step {
     pipeline: Arc<Pipeline>,
-    bind_group: wgpu::BindGroup,
+    /// Where it may be cut: the first workgroup of a part, and bindings whose `Params` say so. Only
+    /// one, at 0, for a kernel that cannot be cut.
+    starts: Vec<(u32, wgpu::BindGroup)>,
     grid: Grid,
     estimated_ms: f32,
+}
+
+/// What one call to the device does of a [`Step`].
+struct Part<'a> {
+    step: &'a Step,
+    bind_group: &'a wgpu::BindGroup,
+    grid: Grid,
+    estimated_ms: f32,
+}
+
+impl Step {
+    /// The step in parts of at most `limit_ms`, as far as that can be estimated.
+    fn parts(&self, limit_ms: f32) -> impl Iterator<Item = Part<'_>> {
+        let count = self.starts.len();
+        let each = (limit_ms * count as f32 / self.estimated_ms) as usize;
+        let [x, y, z] = self.grid.0;
+        let each = if each >= count {
+            count
+        } else {
+            // Workgroups of a part lie in one line: the last line of a rectangle might reach into
+            // the next part, and some kernels add to what is there.
+            let wide = self.starts.get(1).map_or(1, |(first, _)| MAX_GROUPS / *first as usize);
+            each.clamp(1, wide.max(1))
+        };
+        (0..count).step_by(each).map(move |i| {
+            let (first, bind_group) = &self.starts[i];
+            let next = self.starts.get(i + each).map_or(x * y, |(next, _)| *next);
+            let whole = each == count;
+            Part {
+                step: self,
+                bind_group,
+                grid: if whole { self.grid } else { Grid([next - first, 1, z]) },
+                estimated_ms: self.estimated_ms * (next - first) as f32 / (x * y) as f32,
+            }
+        })
+    }
 }
 
 /// What a plan takes, known before anything is allocated.
@@ -252,20 +292,14 @@ impl Plan {
             .map(|(i, size)| gpu.allocate(&format!("slot {i}"), size.next_multiple_of(ALIGNMENT)))
             .collect::<Result<Vec<_>>>()?;
 
-        let (uniforms, offsets) = upload_params(gpu, recorder)?;
+        let cuts: Vec<_> = recorder.dispatches.iter().map(|d| starts(gpu, d)).collect();
+        let (uniforms, offsets) = upload_params(gpu, recorder, &cuts);
+        let mut offsets = offsets.into_iter();
         let mut steps = Vec::with_capacity(recorder.len());
-        for (dispatch, params_offset) in recorder.dispatches.iter().zip(offsets) {
+        for (dispatch, cuts) in recorder.dispatches.iter().zip(cuts) {
             let pipeline = gpu.pipeline(dispatch);
-            let params = wgpu::BufferBinding {
-                buffer: &uniforms,
-                offset: params_offset,
-                size: wgpu::BufferSize::new(dispatch.params.len() as u64),
-            };
             let places: Vec<_> = dispatch.tensors.iter().map(|t| resolve(recorder, t)).collect();
-            let mut entries = vec![wgpu::BindGroupEntry {
-                binding: pipeline.bindings[0].0,
-                resource: wgpu::BindingResource::Buffer(params),
-            }];
+            let mut entries = Vec::with_capacity(1 + places.len());
             for ((tensor, place), (binding, _)) in
                 dispatch.tensors.iter().zip(&places).zip(&pipeline.bindings[1..])
             {
@@ -281,13 +315,27 @@ impl Plan {
                 };
                 entries.push(wgpu::BindGroupEntry { binding: *binding, resource });
             }
-            let bind_group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some(&pipeline.label),
-                layout: &pipeline.layout,
-                entries: &entries,
-            });
+            let mut bind = |first| {
+                let params = wgpu::BufferBinding {
+                    buffer: &uniforms,
+                    offset: offsets.next().expect("one per start"),
+                    size: wgpu::BufferSize::new(dispatch.params.len() as u64),
+                };
+                entries.push(wgpu::BindGroupEntry {
+                    binding: pipeline.bindings[0].0,
+                    resource: wgpu::BindingResource::Buffer(params),
+                });
+                let bind_group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+                    label: Some(&pipeline.label),
+                    layout: &pipeline.layout,
+                    entries: &entries,
+                });
+                entries.pop();
+                (first, bind_group)
+            };
+            let starts = cuts.into_iter().map(&mut bind).collect();
             let estimated_ms = estimate_ms(gpu.profile(), dispatch);
-            steps.push(Step { pipeline, bind_group, grid: dispatch.grid, estimated_ms });
+            steps.push(Step { pipeline, starts, grid: dispatch.grid, estimated_ms });
         }
         gpu.wait("planning")?;
         Ok(Self { gpu: gpu.clone(), steps, description })
@@ -298,13 +346,31 @@ impl Plan {
         &self.description
     }
 
+    /// How often a replay calls the device: once per dispatch, and once more for every cut.
+    pub fn calls(&self) -> usize {
+        self.parts().count()
+    }
+
     /// Sends the work to the device and returns at once.
     pub fn replay(&self) {
-        for part in self.submissions() {
-            let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
-            encode(part, &mut encoder);
-            self.gpu.queue().submit([encoder.finish()]);
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        let slowness = self.gpu.slowness();
+        let mut total = 0.0;
+        for part in self.parts() {
+            let ms = part.estimated_ms * slowness;
+            if total > 0.0 && total + ms > SUBMISSION_MS {
+                drop(pass);
+                self.gpu.queue().submit([encoder.finish()]);
+                encoder = self.gpu.device().create_command_encoder(&Default::default());
+                pass = encoder.begin_compute_pass(&Default::default());
+                total = 0.0;
+            }
+            part.encode(&mut pass);
+            total += ms;
         }
+        drop(pass);
+        self.gpu.queue().submit([encoder.finish()]);
     }
 
     /// Sends the work to the device and waits for it.
@@ -323,25 +389,14 @@ impl Plan {
 
     /// Appends the work to an application's own commands; the application submits.
     pub fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
-        encode(&self.steps, encoder);
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        self.parts().for_each(|part| part.encode(&mut pass));
     }
 
-    /// The steps in parts that are short enough for one submission each.
-    fn submissions(&self) -> impl Iterator<Item = &[Step]> {
-        let slowness = self.gpu.slowness();
-        let mut rest = &self.steps[..];
-        std::iter::from_fn(move || {
-            let mut total = 0.0;
-            let fits = |s: &&Step| {
-                total += s.estimated_ms * slowness;
-                total <= SUBMISSION_MS
-            };
-            // At least one step, or a long one would never run.
-            let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
-            let (part, later) = rest.split_at(count);
-            rest = later;
-            (!part.is_empty()).then_some(part)
-        })
+    /// All that the device is told to do, in order.
+    fn parts(&self) -> impl Iterator<Item = Part<'_>> {
+        let limit_ms = self.gpu.dispatch_ms() / self.gpu.slowness();
+        self.steps.iter().flat_map(move |step| step.parts(limit_ms))
     }
 
     /// Runs every dispatch by itself and measures it on the host's clock, from submission to
@@ -354,7 +409,9 @@ impl Plan {
         let mut times = Vec::with_capacity(self.steps.len());
         for (step, dispatch) in self.steps.iter().zip(&recorder.dispatches) {
             let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
-            encode(std::slice::from_ref(step), &mut encoder);
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            step.parts(f32::INFINITY).for_each(|part| part.encode(&mut pass));
+            drop(pass);
             let commands = encoder.finish();
             let start = Instant::now();
             self.gpu.queue().submit([commands]);
@@ -370,25 +427,44 @@ impl Plan {
     }
 }
 
-fn encode(steps: &[Step], encoder: &mut wgpu::CommandEncoder) {
-    let mut pass = encoder.begin_compute_pass(&Default::default());
-    for step in steps {
-        pass.set_pipeline(&step.pipeline.pipeline);
-        pass.set_bind_group(0, &step.bind_group, &[]);
-        let Grid([x, y, z]) = step.grid;
+impl Part<'_> {
+    fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
+        pass.set_pipeline(&self.step.pipeline.pipeline);
+        pass.set_bind_group(0, self.bind_group, &[]);
+        let Grid([x, y, z]) = self.grid;
         pass.dispatch_workgroups(x, y, z);
     }
 }
 
-/// All `Params` in one buffer, and the offset of each.
-fn upload_params(gpu: &Gpu, recorder: &Recorder) -> Result<(wgpu::Buffer, Vec<u64>)> {
+/// Where a dispatch may be cut: the first workgroup of every part, so many that parts stay short on
+/// a device that is a good deal slower than estimated.
+fn starts(gpu: &Gpu, dispatch: &Dispatch) -> Vec<u32> {
+    const SLOWER: f32 = 16.0;
+    const MOST: f32 = 256.0;
+    let parts = (SLOWER * estimate_ms(gpu.profile(), dispatch) / gpu.dispatch_ms()).min(MOST);
+    if parts <= 1.0 || dispatch.first_group().is_none() {
+        return vec![0];
+    }
+    let [x, y, _] = dispatch.grid.0;
+    let each = ((x * y) as f32 / parts).ceil().clamp(1.0, MAX_GROUPS as f32);
+    (0..x * y).step_by(each as usize).collect()
+}
+
+/// All `Params` in one buffer, with the first workgroup of each part; and their offsets.
+fn upload_params(gpu: &Gpu, recorder: &Recorder, cuts: &[Vec<u32>]) -> (wgpu::Buffer, Vec<u64>) {
     let alignment = gpu.profile().uniform_alignment as usize;
     let mut bytes: Vec<u8> = Vec::new();
     let mut offsets = Vec::with_capacity(recorder.len());
-    for dispatch in &recorder.dispatches {
-        bytes.resize(bytes.len().next_multiple_of(alignment), 0);
-        offsets.push(bytes.len() as u64);
-        bytes.extend_from_slice(&dispatch.params);
+    for (dispatch, starts) in recorder.dispatches.iter().zip(cuts) {
+        for first in starts {
+            bytes.resize(bytes.len().next_multiple_of(alignment), 0);
+            offsets.push(bytes.len() as u64);
+            bytes.extend_from_slice(&dispatch.params);
+            if let Some(at) = dispatch.first_group() {
+                let at = bytes.len() - dispatch.params.len() + at;
+                bytes[at..at + 4].copy_from_slice(bytemuck::bytes_of(first));
+            }
+        }
     }
     bytes.resize(bytes.len().next_multiple_of(16).max(16), 0);
     let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
@@ -398,7 +474,7 @@ fn upload_params(gpu: &Gpu, recorder: &Recorder) -> Result<(wgpu::Buffer, Vec<u6
         mapped_at_creation: false,
     });
     gpu.queue().write_buffer(&buffer, 0, &bytes);
-    Ok((buffer, offsets))
+    (buffer, offsets)
 }
 
 /// Why a device cannot bind the `i`-th tensor of a dispatch, if so.

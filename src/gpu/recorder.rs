@@ -7,7 +7,7 @@ use crate::tensor::{Place, TensorId};
 use crate::{Shape, Tensor};
 
 /// WebGPU's limit on workgroups per dimension.
-const MAX_GROUPS: usize = 65_535;
+pub(super) const MAX_GROUPS: usize = 65_535;
 
 /// How many workgroups a dispatch launches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +15,8 @@ pub struct Grid(pub [u32; 3]);
 
 impl Grid {
     /// `rows` workgroups in a line, which continues in `y` beyond 65 535. A kernel finds its own
-    /// as `group.x + group.y * groups.x`, and returns where that is beyond the last.
+    /// as `group.x + group.y * groups.x`, and returns where that is beyond the last. If its `Params`
+    /// have a field `first_group`, plans may cut the dispatch into shorter ones, and the kernel adds it.
     pub fn rows(rows: usize) -> Self {
         Self::rows_of(rows, 1)
     }
@@ -67,6 +68,11 @@ impl Dispatch {
     pub fn flops(&mut self, flops: usize) -> &mut Self {
         self.flops = flops as u64;
         self
+    }
+
+    /// Where `Params` say which workgroup is the first, in kernels that can be cut along their grid.
+    pub(super) fn first_group(&self) -> Option<usize> {
+        self.kernel.params.iter().find(|(name, _)| *name == "first_group").map(|(_, at)| *at)
     }
 
     /// Bytes of all bound tensors: what a kernel moves that touches each element once.
