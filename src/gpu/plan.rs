@@ -8,6 +8,7 @@ use super::device::{Pipeline, megabytes};
 use super::kernel::Access;
 use super::memory::{ALIGNMENT, Lifetime, Memory, assign_slots};
 use super::recorder::{Dispatch, Grid, MAX_GROUPS, Recorder};
+use super::timeline::{Clock, DispatchTime, Timeline};
 use super::{Gpu, Profile};
 use crate::tensor::{Place, TensorId};
 use crate::{Error, Result, Tensor};
@@ -36,6 +37,11 @@ struct Step {
     starts: Vec<(u32, wgpu::BindGroup)>,
     grid: Grid,
     estimated_ms: f32,
+    // For profiles; see `DispatchTime`.
+    scope: Arc<str>,
+    flops: u64,
+    bytes: u64,
+    alive: u64,
 }
 
 /// What one call to the device does of a [`Step`].
@@ -100,19 +106,6 @@ pub struct KernelUse {
     pub bytes: u64,
 }
 
-/// Time of one dispatch, from [`Plan::profile`].
-#[derive(Clone, Debug)]
-pub struct KernelTime {
-    /// `file.entry`
-    pub kernel: String,
-    /// Milliseconds.
-    pub ms: f64,
-    /// Multiplications and additions.
-    pub flops: u64,
-    /// Bytes of all bound tensors.
-    pub bytes: u64,
-}
-
 impl Description {
     /// Bytes that planned tensors take together.
     pub fn planned_bytes(&self) -> u64 {
@@ -138,6 +131,8 @@ impl Description {
 /// Where the tensors of a recording are.
 struct Layout {
     slot_of: HashMap<TensorId, usize>,
+    /// Bytes of planned tensors at each dispatch.
+    alive: Vec<u64>,
     description: Description,
 }
 
@@ -185,7 +180,7 @@ impl Layout {
         description.slots = sizes;
         description.pinned = pinned.iter().map(|m| (m.label().to_owned(), m.size())).collect();
         let slot_of = index.into_iter().map(|(id, i)| (id, slots[i])).collect();
-        Self { slot_of, description }
+        Self { slot_of, alive, description }
     }
 }
 
@@ -285,8 +280,9 @@ impl Plan {
     }
 
     fn build(gpu: &Gpu, recorder: &Recorder, share: bool) -> Result<Self> {
-        let Layout { slot_of, description } = Layout::new(recorder, share);
+        let Layout { slot_of, alive, description } = Layout::new(recorder, share);
         check_bindings(gpu, recorder)?;
+        gpu.compile(recorder);
         let slots = description.slots.iter().enumerate();
         let slots = slots
             .map(|(i, size)| gpu.allocate(&format!("slot {i}"), size.next_multiple_of(ALIGNMENT)))
@@ -335,7 +331,16 @@ impl Plan {
             };
             let starts = cuts.into_iter().map(&mut bind).collect();
             let estimated_ms = estimate_ms(gpu.profile(), dispatch);
-            steps.push(Step { pipeline, starts, grid: dispatch.grid, estimated_ms });
+            steps.push(Step {
+                pipeline,
+                starts,
+                grid: dispatch.grid,
+                estimated_ms,
+                scope: dispatch.scope.clone(),
+                flops: dispatch.flops,
+                bytes: dispatch.bytes(),
+                alive: alive[steps.len()],
+            });
         }
         gpu.wait("planning")?;
         Ok(Self { gpu: gpu.clone(), steps, description })
@@ -395,35 +400,126 @@ impl Plan {
 
     /// All that the device is told to do, in order.
     fn parts(&self) -> impl Iterator<Item = Part<'_>> {
-        let limit_ms = self.gpu.dispatch_ms() / self.gpu.slowness();
-        self.steps.iter().flat_map(move |step| step.parts(limit_ms))
+        self.steps.iter().flat_map(|step| self.parts_of(step))
     }
 
-    /// Runs every dispatch by itself and measures it on the host's clock, from submission to
-    /// completion: short ones are mostly the cost of submitting.
+    fn parts_of<'a>(&self, step: &'a Step) -> impl Iterator<Item = Part<'a>> + use<'a> {
+        step.parts(self.gpu.dispatch_ms() / self.gpu.slowness())
+    }
+
+    /// Replays once and measures every dispatch, by the device's clock where it has one that means
+    /// something, otherwise by the host's. Of a plan that has [`run`](Self::run): the first time,
+    /// memory is fresh and drivers still compile.
     ///
     /// # Errors
     ///
     /// [`Error::Device`] when the device was lost.
-    pub fn profile(&self, recorder: &Recorder) -> Result<Vec<KernelTime>> {
-        let mut times = Vec::with_capacity(self.steps.len());
-        for (step, dispatch) in self.steps.iter().zip(&recorder.dispatches) {
+    pub fn profile(&self) -> Result<Timeline> {
+        let timestamps = self.gpu.device().features().contains(wgpu::Features::TIMESTAMP_QUERY);
+        let by_device = if timestamps { self.measure_by_device()? } else { None };
+        let (clock, spans) = match by_device {
+            Some(spans) => (Clock::Device, spans),
+            None => (Clock::Host, self.measure_by_host()?),
+        };
+        let steps = self.steps.iter().zip(spans);
+        let dispatches = steps.map(|(step, (start_ms, ms))| DispatchTime {
+            kernel: step.pipeline.label.clone(),
+            scope: step.scope.clone(),
+            start_ms,
+            ms,
+            flops: step.flops,
+            bytes: step.bytes,
+            alive: step.alive,
+        });
+        Ok(Timeline { clock, dispatches: dispatches.collect() })
+    }
+
+    /// Start and length of every step in milliseconds, from timestamps around passes of their own.
+    /// None if they make no sense: some drivers take them when the commands are submitted.
+    fn measure_by_device(&self) -> Result<Option<Vec<(f64, f64)>>> {
+        const MOST: usize = wgpu::QUERY_SET_MAX_QUERIES as usize / 2;
+        let device = self.gpu.device();
+        let period_ms = f64::from(self.gpu.queue().get_timestamp_period()) / 1e6;
+        let mut spans = Vec::with_capacity(self.steps.len());
+        // By the host's clock, and by the device's from the first timestamp to the last.
+        let (mut host_ms, mut first, mut last) = (0.0, None, 0.0);
+        let mut rest = &self.steps[..];
+        while !rest.is_empty() {
+            let mut total = 0.0;
+            let fits = |step: &&Step| {
+                total += step.estimated_ms * self.gpu.slowness();
+                total <= SUBMISSION_MS
+            };
+            let count = rest.iter().take(MOST).take_while(fits).count().max(1);
+            let (now, later) = rest.split_at(count);
+            rest = later;
+
+            let query_set = device.create_query_set(&wgpu::QuerySetDescriptor {
+                label: Some("profile"),
+                ty: wgpu::QueryType::Timestamp,
+                count: 2 * count as u32,
+            });
+            let size = 16 * count as u64;
+            let resolved = device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("timestamps"),
+                size,
+                usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+                mapped_at_creation: false,
+            });
+            let mut encoder = device.create_command_encoder(&Default::default());
+            for (i, step) in now.iter().enumerate() {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                    label: Some(&step.pipeline.label),
+                    timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+                        query_set: &query_set,
+                        beginning_of_pass_write_index: Some(2 * i as u32),
+                        end_of_pass_write_index: Some(2 * i as u32 + 1),
+                    }),
+                });
+                self.parts_of(step).for_each(|part| part.encode(&mut pass));
+            }
+            encoder.resolve_query_set(&query_set, 0..2 * count as u32, &resolved, 0);
+            let commands = encoder.finish();
+            let start = Instant::now();
+            self.gpu.queue().submit([commands]);
+            self.gpu.wait("profiling")?;
+            host_ms += start.elapsed().as_secs_f64() * 1e3;
+            let bytes = self.gpu.download(&resolved, 0, size)?;
+            let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
+            for pair in ticks.chunks_exact(2) {
+                let [from, to] = [pair[0], pair[1]].map(|ticks| ticks as f64 * period_ms);
+                let origin = *first.get_or_insert(from);
+                if from < last || to < from {
+                    return Ok(None);
+                }
+                last = to;
+                spans.push((from - origin, to - from));
+            }
+        }
+        let sum: f64 = spans.iter().map(|(_, ms)| ms).sum();
+        // Submitting takes time that the device does not see.
+        let plausible = sum <= 1.1 * host_ms + 0.1 && sum + 2.0 >= 0.5 * host_ms;
+        Ok(plausible.then_some(spans))
+    }
+
+    /// Start and length of every step in milliseconds, each submitted by itself and waited for.
+    fn measure_by_host(&self) -> Result<Vec<(f64, f64)>> {
+        let mut spans = Vec::with_capacity(self.steps.len());
+        let mut start_ms = 0.0;
+        for step in &self.steps {
             let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            step.parts(f32::INFINITY).for_each(|part| part.encode(&mut pass));
+            self.parts_of(step).for_each(|part| part.encode(&mut pass));
             drop(pass);
             let commands = encoder.finish();
             let start = Instant::now();
             self.gpu.queue().submit([commands]);
             self.gpu.wait("profiling")?;
-            times.push(KernelTime {
-                kernel: dispatch.kernel.label(),
-                ms: start.elapsed().as_secs_f64() * 1e3,
-                flops: dispatch.flops,
-                bytes: dispatch.bytes(),
-            });
+            let ms = start.elapsed().as_secs_f64() * 1e3;
+            spans.push((start_ms, ms));
+            start_ms += ms;
         }
-        Ok(times)
+        Ok(spans)
     }
 }
 

@@ -1,6 +1,7 @@
 //! [`Recorder`]: the list of dispatches that ops append to.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::{Kernel, Memory, Params, Profile};
 use crate::tensor::{Place, TensorId};
@@ -49,6 +50,7 @@ pub struct Dispatch {
     pub(super) tensors: Vec<Tensor>,
     pub(super) grid: Grid,
     pub(super) flops: u64,
+    pub(super) scope: Arc<str>,
 }
 
 impl Dispatch {
@@ -85,6 +87,7 @@ impl Dispatch {
 #[derive(Clone, Debug)]
 pub struct Recorder {
     profile: Profile,
+    scope: Arc<str>,
     pub(super) dispatches: Vec<Dispatch>,
     /// Planned tensors whose elements shall be at a pinned place.
     pub(super) aliases: HashMap<TensorId, Tensor>,
@@ -93,12 +96,28 @@ pub struct Recorder {
 impl Recorder {
     /// An empty recording for devices like `profile`.
     pub fn new(profile: &Profile) -> Self {
-        Self { profile: profile.clone(), dispatches: Vec::new(), aliases: HashMap::new() }
+        Self {
+            profile: profile.clone(),
+            scope: "".into(),
+            dispatches: Vec::new(),
+            aliases: HashMap::new(),
+        }
     }
 
     /// The kind of device that the recording is for.
     pub fn profile(&self) -> &Profile {
         &self.profile
+    }
+
+    /// The part of the model that dispatches belong to from now on, such as `forward/layers.0`; answers
+    /// what it was. Only for [`Timeline`](super::Timeline)s.
+    pub fn enter(&mut self, scope: impl Into<Arc<str>>) -> Arc<str> {
+        std::mem::replace(&mut self.scope, scope.into())
+    }
+
+    /// The part of the model that dispatches belong to.
+    pub fn scope(&self) -> &Arc<str> {
+        &self.scope
     }
 
     /// A tensor for a kernel to write to.
@@ -128,6 +147,7 @@ impl Recorder {
             tensors: tensors.iter().copied().cloned().collect(),
             grid,
             flops: 0,
+            scope: self.scope.clone(),
         });
         self.dispatches.last_mut().expect("pushed above")
     }
