@@ -19,6 +19,7 @@ mod layer_norm;
 mod matmul;
 mod models;
 mod patch;
+mod plan;
 mod position;
 mod predict;
 mod reduce;

@@ -14,18 +14,20 @@ pub(crate) static GPU: LazyLock<Gpu> = LazyLock::new(|| open(&GpuOptions::defaul
 pub(crate) static CHECKED: LazyLock<Gpu> =
     LazyLock::new(|| open(&GpuOptions { checked: true, ..GpuOptions::default() }));
 
-/// The same device with every other choice the other way round: checked indices, no subgroups, and
-/// the kernels for GPUs on a CPU driver (or the reverse).
+/// The same device with every other choice the other way round: checked indices, no subgroups,
+/// dispatches cut as finely as can be, and the kernels for GPUs on a CPU driver (or the reverse).
 pub(crate) static OTHER: LazyLock<Gpu> = LazyLock::new(|| {
     open(&GpuOptions {
         checked: true,
         no_subgroups: true,
+        dispatch_ms: Some(1e-9),
         cpu_kernels: Some(!GPU.profile().cpu),
         ..GpuOptions::default()
     })
 });
 
-fn open(options: &GpuOptions) -> Gpu {
+/// The machine's GPU, opened in another way.
+pub(crate) fn open(options: &GpuOptions) -> Gpu {
     let adapter = std::env::var("SEMASK_GPU_DEVICE").ok();
     let options = GpuOptions { adapter, ..options.clone() };
     Gpu::open(&options).expect("tests need a GPU driver: run them through tools/test")

@@ -21,6 +21,7 @@ struct Params {
     from_input: u32,
     turned: u32,       // whether to turn the weight by 180°
     splits: u32,       // of dweight's sum, along the rows of all maps
+    first_group: u32,  // of a part of the dispatch
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -46,7 +47,7 @@ fn pack_weight(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let id = group.x + group.y * groups.x;
+    let id = params.first_group + group.x + group.y * groups.x;
     let count = (params.outputs + STRIP - 1u) / STRIP;
     let strip = id % count;
     let start = id / count * 16u;
@@ -72,7 +73,7 @@ fn pad(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let row = group.x + group.y * groups.x;
+    let row = params.first_group + group.x + group.y * groups.x;
     if row >= params.batch * (params.height + 2u) {
         return;
     }
@@ -106,7 +107,7 @@ fn pad_strips(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let id = group.x + group.y * groups.x;
+    let id = params.first_group + group.x + group.y * groups.x;
     let lines = params.batch * (params.height + 2u);
     let strip = id / lines;
     let row = id % lines;
@@ -139,7 +140,7 @@ fn forward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let id = group.x + group.y * groups.x;
+    let id = params.first_group + group.x + group.y * groups.x;
     let pixels = params.batch * params.height * params.width;
     let tiles = (pixels + TILE_ROWS - 1u) / TILE_ROWS;
     let first = id % tiles * TILE_ROWS;
@@ -225,7 +226,7 @@ fn backward_weight(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let id = group.x + group.y * groups.x;
+    let id = params.first_group + group.x + group.y * groups.x;
     let tap = id % 9u;
     let tiles = (params.outputs + TILE_ROWS - 1u) / TILE_ROWS;
     let first = id / 9u % tiles * TILE_ROWS;

@@ -18,6 +18,7 @@ struct Params {
     from_input: u32,
     turned: u32,
     splits: u32,  // of dweight's sum, along the rows of all maps
+    first_group: u32,  // of a part of the dispatch
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -44,7 +45,7 @@ fn forward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let id = group.x + group.y * groups.x;
+    let id = params.first_group + group.x + group.y * groups.x;
     let pixels = params.batch * params.height * params.width;
     let col_tiles = (params.outputs + TILE - 1u) / TILE;
     let first = id / col_tiles * TILE;
@@ -125,7 +126,7 @@ fn backward_weight(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let id = group.x + group.y * groups.x;
+    let id = params.first_group + group.x + group.y * groups.x;
     let tap = id % 9u;
     let ky = tap / 3u;
     let kx = tap % 3u;

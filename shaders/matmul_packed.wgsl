@@ -35,6 +35,7 @@ struct Params {
     accumulate: u32,
     rows_per_sample: u32,
     alpha: f32,
+    first_group: u32,  // of a part of the dispatch
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -60,7 +61,7 @@ fn pack(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let id = group.x + group.y * groups.x;
+    let id = params.first_group + group.x + group.y * groups.x;
     let strips_per_matrix = (params.cols + STRIP - 1u) / STRIP;
     let strip = id % strips_per_matrix;
     let start = id / strips_per_matrix * 64u;
@@ -205,7 +206,7 @@ struct Place {
 }
 
 fn locate(group: vec3<u32>, groups: vec3<u32>) -> Place {
-    let id = group.x + group.y * groups.x;
+    let id = params.first_group + group.x + group.y * groups.x;
     let row_tiles = (params.rows + TILE_ROWS - 1u) / TILE_ROWS;
     let strips_per_matrix = (params.cols + STRIP - 1u) / STRIP;
     let strip = id / row_tiles;

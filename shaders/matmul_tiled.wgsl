@@ -28,6 +28,7 @@ struct Params {
     accumulate: u32,
     rows_per_sample: u32,
     alpha: f32,
+    first_group: u32,  // of a part of the dispatch
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -144,7 +145,7 @@ struct Place {
 }
 
 fn locate(group: vec3<u32>, groups: vec3<u32>) -> Place {
-    let id = group.x + group.y * groups.x;
+    let id = params.first_group + group.x + group.y * groups.x;
     let col_tiles = (params.cols + TILE - 1u) / TILE;
     let batch = group.z / params.splits;
     let split = group.z % params.splits;

@@ -28,6 +28,7 @@ struct Params {
     first_window: u32,
     window_count: u32,
     scale: f32,
+    first_group: u32,  // of a part of the dispatch
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -115,7 +116,7 @@ fn forward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let index = group.x + group.y * groups.x;
+    let index = params.first_group + group.x + group.y * groups.x;
     if index >= params.window_count {
         return;
     }
@@ -193,7 +194,7 @@ fn backward_stats(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let item = (group.x + group.y * groups.x) * 64u + lane;
+    let item = (params.first_group + group.x + group.y * groups.x) * 64u + lane;
     // Here the number of tokens and heads together.
     if item >= params.window_count {
         return;
@@ -216,7 +217,7 @@ fn backward_scores(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let local_index = group.x + group.y * groups.x;
+    let local_index = params.first_group + group.x + group.y * groups.x;
     if local_index >= params.window_count {
         return;
     }
@@ -293,7 +294,7 @@ fn backward_keys(
     let tokens = params.window_size * params.window_size;
     let blocks = (tokens + 7u) / 8u;
     let groups_per_window = (blocks + KEY_BLOCKS - 1u) / KEY_BLOCKS;
-    let id = group.x + group.y * groups.x;
+    let id = params.first_group + group.x + group.y * groups.x;
     let local_index = id / groups_per_window;
     var block = id % groups_per_window;
     if KEY_BLOCKS > 1u {

@@ -161,6 +161,7 @@ impl AdamW {
 
     /// Records one update. It reads the learning rate that [`prepare`](Self::prepare) wrote.
     pub fn record_update(&self, recorder: &mut Recorder) {
+        let outer = recorder.enter("update");
         let AdamWSettings { betas: [beta1, beta2], eps, max_norm, .. } = self.settings;
         let params = |len: usize| Params {
             len: len as u32,
@@ -199,6 +200,7 @@ impl AdamW {
                 ops::clear(recorder, &buffer.whole(total));
             }
         }
+        recorder.enter(outer);
     }
 
     /// Writes what the next update needs; call before each replay that contains one.

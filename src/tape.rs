@@ -1,6 +1,8 @@
 //! The tape: ops append a dispatch and, when training, the closure that records them backwards.
 
 use std::collections::HashMap;
+use std::fmt::Display;
+use std::sync::Arc;
 
 use crate::gpu::{Profile, Recorder};
 use crate::ops;
@@ -25,6 +27,7 @@ type BackwardFn = Box<dyn FnOnce(&mut Recorder, &Tensor, &mut Gradients)>;
 /// One op that gradients flow through.
 struct Step {
     output: TensorId,
+    scope: Arc<str>,
     backward: BackwardFn,
 }
 
@@ -73,6 +76,19 @@ impl Tape {
         self.training
     }
 
+    /// Records what `ops` does as the part `name` of the part of the model that is being recorded,
+    /// for [`Timeline`](crate::gpu::Timeline)s. Their backward pass belongs to it, too.
+    pub fn scope<T>(&mut self, name: impl Display, ops: impl FnOnce(&mut Self) -> T) -> T {
+        let inner = match &**self.recorder.scope() {
+            "" => name.to_string(),
+            outer => format!("{outer}/{name}"),
+        };
+        let outer = self.recorder.enter(inner);
+        let result = ops(self);
+        self.recorder.enter(outer);
+        result
+    }
+
     /// Random numbers for the next op, if the step has any.
     pub fn stream(&mut self) -> Option<Stream> {
         let state = self.random.clone().filter(|_| self.training)?;
@@ -100,6 +116,7 @@ impl Tape {
             inputs.map(|t| Slot { id: t.id(), shape: t.shape().clone(), tracked: t.is_tracked() });
         let step = Step {
             output: output.id(),
+            scope: self.recorder.scope().clone(),
             backward: Box::new(move |recorder, grad, grads| {
                 for (slot, grad) in slots.into_iter().zip(backward(recorder, grad)) {
                     grads.accumulate(recorder, slot, grad);
@@ -129,12 +146,15 @@ impl Tape {
             let slot = Slot { id, shape, tracked: output.is_tracked() };
             grads.accumulate(&mut self.recorder, slot, Some(seed.clone()));
         }
+        let outer = self.recorder.scope().clone();
         for step in self.steps.into_iter().rev() {
             // An output that nothing used has no gradient, and neither has what led to it.
             if let Some(grad) = grads.by_id.remove(&step.output) {
+                self.recorder.enter(format!("backward/{}", step.scope));
                 (step.backward)(&mut self.recorder, &grad, &mut grads);
             }
         }
+        self.recorder.enter(outer);
         (self.recorder, grads)
     }
 }

@@ -1,18 +1,15 @@
 //! `semask-gpu describe`.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::gpu::{Description, Plan, Profile, Recorder, adapters};
-use crate::model::{LossSettings, Model, ModelConfig, PRESETS};
-use crate::ops::{self, Normalize, predict};
-use crate::optim::{AdamW, AdamWSettings};
-use crate::train::recipe::Recipe;
-use crate::{Error, Result, Tape, Tensor};
-use clap::builder::TypedValueParser as _;
+use crate::model::{Model, ModelConfig};
+use crate::train::step::Step;
+use crate::{Error, Result};
 
 use super::devices::choose;
+use super::recipe::{StepArgs, Subject, training_title};
 use super::{explain, print};
 
 const EXAMPLES: &str = "\
@@ -28,72 +25,24 @@ counts as 2 FLOPs.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The recipe
-    #[arg(
-        value_name = "RECIPE.toml",
-        conflicts_with = "preset",
-        required_unless_present = "preset"
-    )]
-    recipe: Option<PathBuf>,
-
-    /// A recipe that comes with the program
-    #[arg(long, value_name = "NAME", long_help = preset_help())]
-    preset: Option<String>,
-
-    /// Height and width of the pictures
-    #[arg(long, value_name = "HxW", default_value = "512x512", value_parser = parse_size)]
-    size: [usize; 2],
-
-    /// Pictures per training step [default: the recipe's]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096).map(usize::from))]
-    batch: Option<usize>,
-
-    /// Changes a value of the recipe, such as model.num_classes=19
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-}
-
-fn preset_help() -> String {
-    let mut text = String::from("A recipe that comes with the program:");
-    for (name, about) in PRESETS {
-        let _ = write!(text, "\n  {name:12} {about}");
-    }
-    text
-}
-
-/// Height and width of `HxW`.
-fn parse_size(text: &str) -> Result<[usize; 2], String> {
-    let wrong = || format!("{text:?} is not HxW, such as 512x683, with sides of 1 to 32767");
-    let (height, width) = text.split_once(['x', 'X', '×']).ok_or_else(wrong)?;
-    let side = |text: &str| text.parse().ok().filter(|side| (1..=32_767).contains(side));
-    Ok([side(height).ok_or_else(wrong)?, side(width).ok_or_else(wrong)?])
+    #[command(flatten)]
+    step: StepArgs,
 }
 
 pub(crate) fn run(args: &Args, device: Option<&str>) -> Result<ExitCode> {
-    let mut recipe = match (&args.recipe, &args.preset) {
-        (Some(path), _) => Recipe::load_with(path, &args.set)?,
-        (None, preset) => {
-            Recipe::preset_with(preset.as_deref().expect("clap wants one"), &args.set)?
-        }
-    };
-    let classes_given = recipe.model.num_classes != 0;
-    if !classes_given {
-        recipe.set_num_classes(ModelConfig::default().num_classes)?;
-    }
+    let Subject { recipe, model, size: [height, width], batch, classes_given } =
+        args.step.subject()?;
     let (profile, limits) = limits(device)?;
-    let batch = args.batch.unwrap_or(recipe.data.batch_size);
-    let model = Model::new(&recipe.model)?;
-    let [height, width] = args.size;
 
     let mut text = format!("{}: {} classes", recipe.name, recipe.model.num_classes);
     if !classes_given {
         text += " (those of ADE20K; --set model.num_classes=N for others)";
     }
     text += &format!(", pictures of {height} × {width}, limits of {limits}\n\n");
-    text += &stages(&recipe.model, &model, args.size);
+    text += &stages(&recipe.model, &model, [height, width]);
     print(text)?;
 
-    let forward = forward(&model, &profile, args.size);
+    let forward = Step::inference(&model, &profile, [height, width]).recorder;
     let inference = Plan::describe(&forward);
     let adds = model.multiply_adds(height, width);
     let [transformer, semantic, head, all] =
@@ -107,13 +56,9 @@ pub(crate) fn run(args: &Args, device: Option<&str>) -> Result<ExitCode> {
     print(memory("inference, one picture", &inference))?;
     print(too_large(&forward, &profile))?;
 
-    let step = training_step(&recipe, &model, &profile, batch, args.size)?;
+    let step = Step::training(&recipe, &model, &profile, batch, [height, width])?.recorder;
     let training = Plan::describe(&step);
-    let title = match batch {
-        1 => "training step, 1 picture".into(),
-        n => format!("training step, {n} pictures"),
-    };
-    print(memory(&title, &training))?;
+    print(memory(&training_title(batch), &training))?;
     print(too_large(&step, &profile))?;
     print(kernels(&inference, &training))?;
     Ok(ExitCode::SUCCESS)
@@ -179,50 +124,6 @@ fn stages(config: &ModelConfig, model: &Model, [height, width]: [usize; 2]) -> S
     head[2] = config.channels.to_string();
     line("decode_head", head, count("decode_head."));
     text
-}
-
-/// A picture to labels.
-fn forward(model: &Model, profile: &Profile, [height, width]: [usize; 2]) -> Recorder {
-    let pictures = Tensor::pinned("pictures", [1, height, width]);
-    let mut tape = Tape::inference(profile);
-    let image = ops::normalize(tape.recorder(), &pictures, normalise(model));
-    let logits = model.forward(&mut tape, &image);
-    let mut recorder = tape.finish();
-    let resizing = predict::Resizing::to(height, width);
-    let labels = predict::argmax(&mut recorder, &logits, resizing);
-    recorder.keep(&labels, "labels");
-    recorder
-}
-
-/// A batch to changed parameters.
-fn training_step(
-    recipe: &Recipe,
-    model: &Model,
-    profile: &Profile,
-    batch: usize,
-    [height, width]: [usize; 2],
-) -> Result<Recorder> {
-    let pictures = Tensor::pinned("pictures", [batch, height, width]);
-    let labels = Tensor::pinned("labels", [(batch * height * width).div_ceil(4)]);
-    let state = Tensor::pinned("random state", [4]);
-    let mut tape = Tape::training(profile).randomised(&state);
-    let image = ops::normalize(tape.recorder(), &pictures, normalise(model));
-    let settings = LossSettings {
-        cate_w: recipe.loss.cate_w as f32,
-        ohem_min_kept: recipe.loss.ohem_min_kept,
-    };
-    let losses = model.losses(&mut tape, &image, &labels, settings);
-    let (mut recorder, gradients) = tape.backward(&losses.total);
-    let settings =
-        AdamWSettings { accumulate: recipe.optimizer.accumulate, ..AdamWSettings::default() };
-    let optimiser = AdamW::new(model.parameters(), settings);
-    optimiser.record_gradients(&mut recorder, model.parameters(), &gradients)?;
-    optimiser.record_update(&mut recorder);
-    Ok(recorder)
-}
-
-fn normalise(model: &Model) -> Normalize {
-    Normalize { mean: model.config().mean, std: model.config().std, flip: false }
 }
 
 fn mib(bytes: u64) -> String {
@@ -305,18 +206,4 @@ fn kernels(inference: &Description, training: &Description) -> String {
         );
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_height_by_width() {
-        assert_eq!(parse_size("512x683").unwrap(), [512, 683]);
-        assert_eq!(parse_size("1×32767").unwrap(), [1, 32_767]);
-        for wrong in ["", "512", "0x1", "1x32768", "-1x3", "3x", "axb"] {
-            assert!(parse_size(wrong).is_err(), "{wrong}");
-        }
-    }
 }

@@ -7,6 +7,8 @@ mod devices;
 mod eval;
 mod load;
 mod predict;
+mod profile;
+mod recipe;
 pub mod train;
 
 use std::error::Error as _;
@@ -58,6 +60,8 @@ enum Command {
     Devices(devices::Args),
     /// Measure the kernels on this device
     Bench(bench::Args),
+    /// Tell where the time of a step goes, kernel by kernel
+    Profile(profile::Args),
 }
 
 /// What the program does.
@@ -75,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Data(args) => data::run(&args),
         Command::Devices(args) => devices::run(&args, device),
         Command::Bench(args) => bench::run(&args, device),
+        Command::Profile(args) => profile::run(&args, || open(device)),
     };
     match result {
         Ok(code) => code,
@@ -170,6 +175,8 @@ mod tests {
             "devices",
             "bench --row a1 --row j --json",
             "devices --device 0",
+            "profile r.toml --size 64x64 --batch 2 --trace t.json --runs 5",
+            "profile --preset semask-t --inference",
             "--device llvmpipe eval --checkpoint c --data d",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
@@ -189,6 +196,7 @@ mod tests {
             ("predict --checkpoint c", MissingRequiredArgument),
             ("describe", MissingRequiredArgument),
             ("describe r.toml --preset semask-t", ArgumentConflict),
+            ("profile --preset semask-t --inference --batch 2", ArgumentConflict),
             ("describe --preset semask-t --size 12", ValueValidation),
             ("describe --preset semask-t --size 0x5", ValueValidation),
             ("describe --preset semask-t --batch 0", ValueValidation),

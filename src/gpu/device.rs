@@ -1,11 +1,11 @@
 //! [`Gpu`]: a wgpu device and queue, plus the pipelines compiled for them.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use super::kernel::Access;
-use super::recorder::Dispatch;
+use super::recorder::{Dispatch, Recorder};
 use crate::{Error, Result};
 
 /// A handle to one GPU. Cheap to clone; clones share the device and the compiled kernels.
@@ -21,12 +21,16 @@ struct Inner {
     profile: Profile,
     name: String,
     checked: bool,
-    pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
+    dispatch_ms: f32,
+    pipelines: Mutex<HashMap<PipelineKey, PipelineCell>>,
     lost: Arc<OnceLock<String>>,
     failed: Arc<Mutex<Option<String>>>,
     /// Measured milliseconds per estimated millisecond, as bits of an `f32`.
     slowness: AtomicU32,
 }
+
+/// A pipeline that is compiled once, by whoever needs it first.
+type PipelineCell = Arc<OnceLock<Arc<Pipeline>>>;
 
 /// Kernel (by address: its sources may differ where its names do not), variant, constants.
 type PipelineKey = (usize, bool, Vec<(&'static str, u64)>);
@@ -95,6 +99,9 @@ pub struct GpuOptions {
     pub checked: bool,
     /// Never uses subgroup operations.
     pub no_subgroups: bool,
+    /// Longest that one dispatch is meant to run, by estimate, in milliseconds: those that are longer
+    /// are cut. Absent: 100, a twentieth of what makes Windows reset a device.
+    pub dispatch_ms: Option<f32>,
     /// Uses the kernels for CPU drivers (`true`) or for GPUs (`false`) whatever the device is.
     pub cpu_kernels: Option<bool>,
 }
@@ -227,6 +234,7 @@ impl Gpu {
             profile,
             name: info.name.clone(),
             checked: options.checked,
+            dispatch_ms: options.dispatch_ms.unwrap_or(100.0),
             pipelines: Mutex::default(),
             lost,
             failed,
@@ -331,6 +339,11 @@ impl Gpu {
         Ok(bytes[..].to_vec())
     }
 
+    /// Longest that one dispatch is meant to run.
+    pub(super) fn dispatch_ms(&self) -> f32 {
+        self.inner.dispatch_ms
+    }
+
     /// How much slower the device is than estimates say; see [`super::Plan`].
     pub(super) fn slowness(&self) -> f32 {
         f32::from_bits(self.inner.slowness.load(Ordering::Relaxed))
@@ -345,16 +358,56 @@ impl Gpu {
         }
     }
 
+    /// Compiles the kernels of a recording that are not yet, on several threads, and answers how many
+    /// they were. Plans do it by themselves.
+    pub fn compile(&self, recorder: &Recorder) -> usize {
+        let mut missing: Vec<(&Dispatch, PipelineCell)> = Vec::new();
+        for dispatch in &recorder.dispatches {
+            let place = self.place(dispatch);
+            if place.get().is_none() && !missing.iter().any(|(_, known)| Arc::ptr_eq(known, &place))
+            {
+                missing.push((dispatch, place));
+            }
+        }
+        let compile = |(dispatch, place): &(&Dispatch, PipelineCell)| {
+            place.get_or_init(|| Arc::new(self.compile_one(dispatch)));
+        };
+        // A browser has no threads, and compiles in the background anyway.
+        if cfg!(target_family = "wasm") {
+            missing.iter().for_each(compile);
+        } else {
+            let next = AtomicUsize::new(0);
+            let work = || {
+                while let Some(kernel) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    compile(kernel);
+                }
+            };
+            let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            std::thread::scope(|scope| {
+                for _ in 1..threads.min(missing.len()) {
+                    scope.spawn(work);
+                }
+                work();
+            });
+        }
+        missing.len()
+    }
+
     /// The compiled pipeline of a dispatch; compiled on first use.
     pub(super) fn pipeline(&self, dispatch: &Dispatch) -> Arc<Pipeline> {
+        self.place(dispatch).get_or_init(|| Arc::new(self.compile_one(dispatch))).clone()
+    }
+
+    /// Where the pipeline of a dispatch is, or will be.
+    fn place(&self, dispatch: &Dispatch) -> PipelineCell {
         let Dispatch { kernel, constants, subgroup, .. } = dispatch;
         let bits = constants.iter().map(|(name, value)| (*name, value.to_bits())).collect();
         let key = (std::ptr::from_ref(*kernel).addr(), *subgroup, bits);
-        let mut pipelines = self.inner.pipelines.lock().expect("no panic while compiling");
-        pipelines.entry(key).or_insert_with(|| Arc::new(self.compile(dispatch))).clone()
+        let mut pipelines = self.inner.pipelines.lock().expect("no panic while held");
+        pipelines.entry(key).or_default().clone()
     }
 
-    fn compile(&self, dispatch: &Dispatch) -> Pipeline {
+    fn compile_one(&self, dispatch: &Dispatch) -> Pipeline {
         let kernel = dispatch.kernel;
         let label = kernel.label();
         let descriptor = wgpu::ShaderModuleDescriptor {
@@ -398,7 +451,7 @@ pub(super) struct Pipeline {
     pub(super) pipeline: wgpu::ComputePipeline,
     pub(super) layout: wgpu::BindGroupLayout,
     /// Of `params`, then of the tensors in the order of `Kernel::bindings`.
-    pub(super) bindings: Vec<(u32, Access)>,
+    pub(super) bindings: &'static [(u32, Access)],
 }
 
 /// `size` in MiB, for messages.

@@ -1,5 +1,8 @@
 //! What a kernel is: an entry point of a WGSL file and how the host fills its bindings.
 
+use std::collections::HashMap;
+use std::sync::{LazyLock, RwLock};
+
 /// One compute entry point of a file under `shaders/`.
 #[derive(Debug)]
 pub struct Kernel {
@@ -92,13 +95,28 @@ impl Kernel {
 
     /// The binding number and access of `params` and then of [`bindings`](Self::bindings).
     ///
-    /// Reads them off the declarations, each of which is one line of the form
+    /// Read off the declarations, each of which is one line of the form
     /// `@group(0) @binding(3) var<storage, read> dy: array<f32>;`, or of a texture, without `<…>`.
     ///
     /// # Panics
     ///
     /// If the shader does not declare one of them.
-    pub fn binding_numbers(&self) -> Vec<(u32, Access)> {
+    pub fn binding_numbers(&self) -> &'static [(u32, Access)] {
+        // A plan asks for every dispatch, so each is read once. Equal addresses are equal lists.
+        static KNOWN: LazyLock<RwLock<HashMap<[usize; 4], &'static [(u32, Access)]>>> =
+            LazyLock::new(RwLock::default);
+        let Self { sources, bindings, .. } = self;
+        let key =
+            [sources.as_ptr().addr(), sources.len(), bindings.as_ptr().addr(), bindings.len()];
+        if let Some(known) = KNOWN.read().expect("no panic while held").get(&key) {
+            return known;
+        }
+        let numbers: &'static [(u32, Access)] = self.read_binding_numbers().leak();
+        KNOWN.write().expect("no panic while held").insert(key, numbers);
+        numbers
+    }
+
+    fn read_binding_numbers(&self) -> Vec<(u32, Access)> {
         let lines = self.sources.iter().flat_map(|s| s.text.lines());
         let declared: Vec<_> = lines.filter_map(declaration).collect();
         let find = |name: &str| {

@@ -8,12 +8,14 @@ mod kernel;
 mod memory;
 mod plan;
 mod recorder;
+mod timeline;
 
 pub use device::{AdapterReport, Gpu, GpuOptions, Profile, adapters};
 pub use kernel::{Access, Field, Kernel, Params, Source};
 pub use memory::{Lifetime, Memory, assign_slots};
-pub use plan::{Description, KernelTime, Plan};
+pub use plan::{Description, Plan};
 pub use recorder::{Dispatch, Grid, Recorder};
+pub use timeline::{Clock, DispatchTime, KernelTime, Timeline};
 
 pub(crate) use device::megabytes;
 pub(crate) use kernel::{params, source};

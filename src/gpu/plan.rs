@@ -7,7 +7,8 @@ use std::time::Instant;
 use super::device::{Pipeline, megabytes};
 use super::kernel::Access;
 use super::memory::{ALIGNMENT, Lifetime, Memory, assign_slots};
-use super::recorder::{Dispatch, Grid, Recorder};
+use super::recorder::{Dispatch, Grid, MAX_GROUPS, Recorder};
+use super::timeline::{Clock, DispatchTime, Timeline};
 use super::{Gpu, Profile};
 use crate::tensor::{Place, TensorId};
 use crate::{Error, Result, Tensor};
@@ -18,7 +19,8 @@ const SUBMISSION_MS: f32 = 500.0;
 /// A recording with its memory, pipelines and bind groups: a training step, a forward pass.
 ///
 /// Replaying costs no planning and no allocation. The work goes to the device in submissions of
-/// bounded length; the estimate of that length is corrected by what replays really take.
+/// bounded length, and dispatches that are long are cut along their grid, which changes no bit; the
+/// estimate of their length is corrected by what replays really take.
 #[derive(Debug)]
 pub struct Plan {
     gpu: Gpu,
@@ -26,12 +28,56 @@ pub struct Plan {
     description: Description,
 }
 
+/// One dispatch of the recording.
 #[derive(Debug)]
 struct Step {
     pipeline: Arc<Pipeline>,
-    bind_group: wgpu::BindGroup,
+    /// Where it may be cut: the first workgroup of a part, and bindings whose `Params` say so. Only
+    /// one, at 0, for a kernel that cannot be cut.
+    starts: Vec<(u32, wgpu::BindGroup)>,
     grid: Grid,
     estimated_ms: f32,
+    // For profiles; see `DispatchTime`.
+    scope: Arc<str>,
+    flops: u64,
+    bytes: u64,
+    alive: u64,
+}
+
+/// What one call to the device does of a [`Step`].
+struct Part<'a> {
+    step: &'a Step,
+    bind_group: &'a wgpu::BindGroup,
+    grid: Grid,
+    estimated_ms: f32,
+}
+
+impl Step {
+    /// The step in parts of at most `limit_ms`, as far as that can be estimated.
+    fn parts(&self, limit_ms: f32) -> impl Iterator<Item = Part<'_>> {
+        let count = self.starts.len();
+        let each = (limit_ms * count as f32 / self.estimated_ms) as usize;
+        let [x, y, z] = self.grid.0;
+        let each = if each >= count {
+            count
+        } else {
+            // Workgroups of a part lie in one line: the last line of a rectangle might reach into
+            // the next part, and some kernels add to what is there.
+            let wide = self.starts.get(1).map_or(1, |(first, _)| MAX_GROUPS / *first as usize);
+            each.clamp(1, wide.max(1))
+        };
+        (0..count).step_by(each).map(move |i| {
+            let (first, bind_group) = &self.starts[i];
+            let next = self.starts.get(i + each).map_or(x * y, |(next, _)| *next);
+            let whole = each == count;
+            Part {
+                step: self,
+                bind_group,
+                grid: if whole { self.grid } else { Grid([next - first, 1, z]) },
+                estimated_ms: self.estimated_ms * (next - first) as f32 / (x * y) as f32,
+            }
+        })
+    }
 }
 
 /// What a plan takes, known before anything is allocated.
@@ -54,19 +100,6 @@ pub struct Description {
 pub struct KernelUse {
     /// Dispatches.
     pub count: u64,
-    /// Multiplications and additions.
-    pub flops: u64,
-    /// Bytes of all bound tensors.
-    pub bytes: u64,
-}
-
-/// Time of one dispatch, from [`Plan::profile`].
-#[derive(Clone, Debug)]
-pub struct KernelTime {
-    /// `file.entry`
-    pub kernel: String,
-    /// Milliseconds.
-    pub ms: f64,
     /// Multiplications and additions.
     pub flops: u64,
     /// Bytes of all bound tensors.
@@ -98,6 +131,8 @@ impl Description {
 /// Where the tensors of a recording are.
 struct Layout {
     slot_of: HashMap<TensorId, usize>,
+    /// Bytes of planned tensors at each dispatch.
+    alive: Vec<u64>,
     description: Description,
 }
 
@@ -139,17 +174,29 @@ impl Layout {
         } else {
             ((0..lifetimes.len()).collect(), lifetimes.iter().map(|l| l.size).collect())
         };
-        let alive = |at: usize| -> u64 {
-            let there = lifetimes.iter().filter(|l| l.first <= at && at <= l.last);
-            there.map(|l| l.size).sum()
-        };
-        description.lower_bound = (0..recorder.len()).map(alive).max().unwrap_or(0);
+        let alive = alive(&lifetimes, recorder.len());
+        description.lower_bound = alive.iter().copied().max().unwrap_or(0);
         description.unshared = lifetimes.iter().map(|l| l.size).sum();
         description.slots = sizes;
         description.pinned = pinned.iter().map(|m| (m.label().to_owned(), m.size())).collect();
         let slot_of = index.into_iter().map(|(id, i)| (id, slots[i])).collect();
-        Self { slot_of, description }
+        Self { slot_of, alive, description }
     }
+}
+
+/// Bytes that planned tensors take while each dispatch runs.
+fn alive(lifetimes: &[Lifetime], dispatches: usize) -> Vec<u64> {
+    let mut changes = vec![(0, 0); dispatches + 1];
+    for life in lifetimes {
+        changes[life.first].0 += life.size;
+        changes[life.last + 1].1 += life.size;
+    }
+    let mut now = 0;
+    let mut at = |(born, died): (u64, u64)| {
+        now = now + born - died;
+        now
+    };
+    changes[..dispatches].iter().map(|&change| at(change)).collect()
 }
 
 /// The memory and offset of a tensor that has a place of its own.
@@ -233,27 +280,22 @@ impl Plan {
     }
 
     fn build(gpu: &Gpu, recorder: &Recorder, share: bool) -> Result<Self> {
-        let Layout { slot_of, description } = Layout::new(recorder, share);
+        let Layout { slot_of, alive, description } = Layout::new(recorder, share);
         check_bindings(gpu, recorder)?;
+        gpu.compile(recorder);
         let slots = description.slots.iter().enumerate();
         let slots = slots
             .map(|(i, size)| gpu.allocate(&format!("slot {i}"), size.next_multiple_of(ALIGNMENT)))
             .collect::<Result<Vec<_>>>()?;
 
-        let (uniforms, offsets) = upload_params(gpu, recorder)?;
+        let cuts: Vec<_> = recorder.dispatches.iter().map(|d| starts(gpu, d)).collect();
+        let (uniforms, offsets) = upload_params(gpu, recorder, &cuts);
+        let mut offsets = offsets.into_iter();
         let mut steps = Vec::with_capacity(recorder.len());
-        for (dispatch, params_offset) in recorder.dispatches.iter().zip(offsets) {
+        for (dispatch, cuts) in recorder.dispatches.iter().zip(cuts) {
             let pipeline = gpu.pipeline(dispatch);
-            let params = wgpu::BufferBinding {
-                buffer: &uniforms,
-                offset: params_offset,
-                size: wgpu::BufferSize::new(dispatch.params.len() as u64),
-            };
             let places: Vec<_> = dispatch.tensors.iter().map(|t| resolve(recorder, t)).collect();
-            let mut entries = vec![wgpu::BindGroupEntry {
-                binding: pipeline.bindings[0].0,
-                resource: wgpu::BindingResource::Buffer(params),
-            }];
+            let mut entries = Vec::with_capacity(1 + places.len());
             for ((tensor, place), (binding, _)) in
                 dispatch.tensors.iter().zip(&places).zip(&pipeline.bindings[1..])
             {
@@ -269,13 +311,36 @@ impl Plan {
                 };
                 entries.push(wgpu::BindGroupEntry { binding: *binding, resource });
             }
-            let bind_group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some(&pipeline.label),
-                layout: &pipeline.layout,
-                entries: &entries,
-            });
+            let mut bind = |first| {
+                let params = wgpu::BufferBinding {
+                    buffer: &uniforms,
+                    offset: offsets.next().expect("one per start"),
+                    size: wgpu::BufferSize::new(dispatch.params.len() as u64),
+                };
+                entries.push(wgpu::BindGroupEntry {
+                    binding: pipeline.bindings[0].0,
+                    resource: wgpu::BindingResource::Buffer(params),
+                });
+                let bind_group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+                    label: Some(&pipeline.label),
+                    layout: &pipeline.layout,
+                    entries: &entries,
+                });
+                entries.pop();
+                (first, bind_group)
+            };
+            let starts = cuts.into_iter().map(&mut bind).collect();
             let estimated_ms = estimate_ms(gpu.profile(), dispatch);
-            steps.push(Step { pipeline, bind_group, grid: dispatch.grid, estimated_ms });
+            steps.push(Step {
+                pipeline,
+                starts,
+                grid: dispatch.grid,
+                estimated_ms,
+                scope: dispatch.scope.clone(),
+                flops: dispatch.flops,
+                bytes: dispatch.bytes(),
+                alive: alive[steps.len()],
+            });
         }
         gpu.wait("planning")?;
         Ok(Self { gpu: gpu.clone(), steps, description })
@@ -286,13 +351,31 @@ impl Plan {
         &self.description
     }
 
+    /// How often a replay calls the device: once per dispatch, and once more for every cut.
+    pub fn calls(&self) -> usize {
+        self.parts().count()
+    }
+
     /// Sends the work to the device and returns at once.
     pub fn replay(&self) {
-        for part in self.submissions() {
-            let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
-            encode(part, &mut encoder);
-            self.gpu.queue().submit([encoder.finish()]);
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        let slowness = self.gpu.slowness();
+        let mut total = 0.0;
+        for part in self.parts() {
+            let ms = part.estimated_ms * slowness;
+            if total > 0.0 && total + ms > SUBMISSION_MS {
+                drop(pass);
+                self.gpu.queue().submit([encoder.finish()]);
+                encoder = self.gpu.device().create_command_encoder(&Default::default());
+                pass = encoder.begin_compute_pass(&Default::default());
+                total = 0.0;
+            }
+            part.encode(&mut pass);
+            total += ms;
         }
+        drop(pass);
+        self.gpu.queue().submit([encoder.finish()]);
     }
 
     /// Sends the work to the device and waits for it.
@@ -311,72 +394,173 @@ impl Plan {
 
     /// Appends the work to an application's own commands; the application submits.
     pub fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
-        encode(&self.steps, encoder);
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        self.parts().for_each(|part| part.encode(&mut pass));
     }
 
-    /// The steps in parts that are short enough for one submission each.
-    fn submissions(&self) -> impl Iterator<Item = &[Step]> {
-        let slowness = self.gpu.slowness();
-        let mut rest = &self.steps[..];
-        std::iter::from_fn(move || {
-            let mut total = 0.0;
-            let fits = |s: &&Step| {
-                total += s.estimated_ms * slowness;
-                total <= SUBMISSION_MS
-            };
-            // At least one step, or a long one would never run.
-            let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
-            let (part, later) = rest.split_at(count);
-            rest = later;
-            (!part.is_empty()).then_some(part)
-        })
+    /// All that the device is told to do, in order.
+    fn parts(&self) -> impl Iterator<Item = Part<'_>> {
+        self.steps.iter().flat_map(|step| self.parts_of(step))
     }
 
-    /// Runs every dispatch by itself and measures it on the host's clock, from submission to
-    /// completion: short ones are mostly the cost of submitting.
+    fn parts_of<'a>(&self, step: &'a Step) -> impl Iterator<Item = Part<'a>> + use<'a> {
+        step.parts(self.gpu.dispatch_ms() / self.gpu.slowness())
+    }
+
+    /// Replays once and measures every dispatch, by the device's clock where it has one that means
+    /// something, otherwise by the host's. Of a plan that has [`run`](Self::run): the first time,
+    /// memory is fresh and drivers still compile.
     ///
     /// # Errors
     ///
     /// [`Error::Device`] when the device was lost.
-    pub fn profile(&self, recorder: &Recorder) -> Result<Vec<KernelTime>> {
-        let mut times = Vec::with_capacity(self.steps.len());
-        for (step, dispatch) in self.steps.iter().zip(&recorder.dispatches) {
-            let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
-            encode(std::slice::from_ref(step), &mut encoder);
+    pub fn profile(&self) -> Result<Timeline> {
+        let timestamps = self.gpu.device().features().contains(wgpu::Features::TIMESTAMP_QUERY);
+        let by_device = if timestamps { self.measure_by_device()? } else { None };
+        let (clock, spans) = match by_device {
+            Some(spans) => (Clock::Device, spans),
+            None => (Clock::Host, self.measure_by_host()?),
+        };
+        let steps = self.steps.iter().zip(spans);
+        let dispatches = steps.map(|(step, (start_ms, ms))| DispatchTime {
+            kernel: step.pipeline.label.clone(),
+            scope: step.scope.clone(),
+            start_ms,
+            ms,
+            flops: step.flops,
+            bytes: step.bytes,
+            alive: step.alive,
+        });
+        Ok(Timeline { clock, dispatches: dispatches.collect() })
+    }
+
+    /// Start and length of every step in milliseconds, from timestamps around passes of their own.
+    /// None if they make no sense: some drivers take them when the commands are submitted.
+    fn measure_by_device(&self) -> Result<Option<Vec<(f64, f64)>>> {
+        const MOST: usize = wgpu::QUERY_SET_MAX_QUERIES as usize / 2;
+        let device = self.gpu.device();
+        let period_ms = f64::from(self.gpu.queue().get_timestamp_period()) / 1e6;
+        let mut spans = Vec::with_capacity(self.steps.len());
+        // By the host's clock, and by the device's from the first timestamp to the last.
+        let (mut host_ms, mut first, mut last) = (0.0, None, 0.0);
+        let mut rest = &self.steps[..];
+        while !rest.is_empty() {
+            let mut total = 0.0;
+            let fits = |step: &&Step| {
+                total += step.estimated_ms * self.gpu.slowness();
+                total <= SUBMISSION_MS
+            };
+            let count = rest.iter().take(MOST).take_while(fits).count().max(1);
+            let (now, later) = rest.split_at(count);
+            rest = later;
+
+            let query_set = device.create_query_set(&wgpu::QuerySetDescriptor {
+                label: Some("profile"),
+                ty: wgpu::QueryType::Timestamp,
+                count: 2 * count as u32,
+            });
+            let size = 16 * count as u64;
+            let resolved = device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("timestamps"),
+                size,
+                usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+                mapped_at_creation: false,
+            });
+            let mut encoder = device.create_command_encoder(&Default::default());
+            for (i, step) in now.iter().enumerate() {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                    label: Some(&step.pipeline.label),
+                    timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+                        query_set: &query_set,
+                        beginning_of_pass_write_index: Some(2 * i as u32),
+                        end_of_pass_write_index: Some(2 * i as u32 + 1),
+                    }),
+                });
+                self.parts_of(step).for_each(|part| part.encode(&mut pass));
+            }
+            encoder.resolve_query_set(&query_set, 0..2 * count as u32, &resolved, 0);
             let commands = encoder.finish();
             let start = Instant::now();
             self.gpu.queue().submit([commands]);
             self.gpu.wait("profiling")?;
-            times.push(KernelTime {
-                kernel: dispatch.kernel.label(),
-                ms: start.elapsed().as_secs_f64() * 1e3,
-                flops: dispatch.flops,
-                bytes: dispatch.bytes(),
-            });
+            host_ms += start.elapsed().as_secs_f64() * 1e3;
+            let bytes = self.gpu.download(&resolved, 0, size)?;
+            let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
+            for pair in ticks.chunks_exact(2) {
+                let [from, to] = [pair[0], pair[1]].map(|ticks| ticks as f64 * period_ms);
+                let origin = *first.get_or_insert(from);
+                if from < last || to < from {
+                    return Ok(None);
+                }
+                last = to;
+                spans.push((from - origin, to - from));
+            }
         }
-        Ok(times)
+        let sum: f64 = spans.iter().map(|(_, ms)| ms).sum();
+        // Submitting takes time that the device does not see.
+        let plausible = sum <= 1.1 * host_ms + 0.1 && sum + 2.0 >= 0.5 * host_ms;
+        Ok(plausible.then_some(spans))
+    }
+
+    /// Start and length of every step in milliseconds, each submitted by itself and waited for.
+    fn measure_by_host(&self) -> Result<Vec<(f64, f64)>> {
+        let mut spans = Vec::with_capacity(self.steps.len());
+        let mut start_ms = 0.0;
+        for step in &self.steps {
+            let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            self.parts_of(step).for_each(|part| part.encode(&mut pass));
+            drop(pass);
+            let commands = encoder.finish();
+            let start = Instant::now();
+            self.gpu.queue().submit([commands]);
+            self.gpu.wait("profiling")?;
+            let ms = start.elapsed().as_secs_f64() * 1e3;
+            spans.push((start_ms, ms));
+            start_ms += ms;
+        }
+        Ok(spans)
     }
 }
 
-fn encode(steps: &[Step], encoder: &mut wgpu::CommandEncoder) {
-    let mut pass = encoder.begin_compute_pass(&Default::default());
-    for step in steps {
-        pass.set_pipeline(&step.pipeline.pipeline);
-        pass.set_bind_group(0, &step.bind_group, &[]);
-        let Grid([x, y, z]) = step.grid;
+impl Part<'_> {
+    fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
+        pass.set_pipeline(&self.step.pipeline.pipeline);
+        pass.set_bind_group(0, self.bind_group, &[]);
+        let Grid([x, y, z]) = self.grid;
         pass.dispatch_workgroups(x, y, z);
     }
 }
 
-/// All `Params` in one buffer, and the offset of each.
-fn upload_params(gpu: &Gpu, recorder: &Recorder) -> Result<(wgpu::Buffer, Vec<u64>)> {
+/// Where a dispatch may be cut: the first workgroup of every part, so many that parts stay short on
+/// a device that is a good deal slower than estimated.
+fn starts(gpu: &Gpu, dispatch: &Dispatch) -> Vec<u32> {
+    const SLOWER: f32 = 16.0;
+    const MOST: f32 = 256.0;
+    let parts = (SLOWER * estimate_ms(gpu.profile(), dispatch) / gpu.dispatch_ms()).min(MOST);
+    if parts <= 1.0 || dispatch.first_group().is_none() {
+        return vec![0];
+    }
+    let [x, y, _] = dispatch.grid.0;
+    let each = ((x * y) as f32 / parts).ceil().clamp(1.0, MAX_GROUPS as f32);
+    (0..x * y).step_by(each as usize).collect()
+}
+
+/// All `Params` in one buffer, with the first workgroup of each part; and their offsets.
+fn upload_params(gpu: &Gpu, recorder: &Recorder, cuts: &[Vec<u32>]) -> (wgpu::Buffer, Vec<u64>) {
     let alignment = gpu.profile().uniform_alignment as usize;
     let mut bytes: Vec<u8> = Vec::new();
     let mut offsets = Vec::with_capacity(recorder.len());
-    for dispatch in &recorder.dispatches {
-        bytes.resize(bytes.len().next_multiple_of(alignment), 0);
-        offsets.push(bytes.len() as u64);
-        bytes.extend_from_slice(&dispatch.params);
+    for (dispatch, starts) in recorder.dispatches.iter().zip(cuts) {
+        for first in starts {
+            bytes.resize(bytes.len().next_multiple_of(alignment), 0);
+            offsets.push(bytes.len() as u64);
+            bytes.extend_from_slice(&dispatch.params);
+            if let Some(at) = dispatch.first_group() {
+                let at = bytes.len() - dispatch.params.len() + at;
+                bytes[at..at + 4].copy_from_slice(bytemuck::bytes_of(first));
+            }
+        }
     }
     bytes.resize(bytes.len().next_multiple_of(16).max(16), 0);
     let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
@@ -386,7 +570,7 @@ fn upload_params(gpu: &Gpu, recorder: &Recorder) -> Result<(wgpu::Buffer, Vec<u6
         mapped_at_creation: false,
     });
     gpu.queue().write_buffer(&buffer, 0, &bytes);
-    Ok((buffer, offsets))
+    (buffer, offsets)
 }
 
 /// Why a device cannot bind the `i`-th tensor of a dispatch, if so.

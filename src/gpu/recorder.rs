@@ -1,13 +1,14 @@
 //! [`Recorder`]: the list of dispatches that ops append to.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::{Kernel, Memory, Params, Profile};
 use crate::tensor::{Place, TensorId};
 use crate::{Shape, Tensor};
 
 /// WebGPU's limit on workgroups per dimension.
-const MAX_GROUPS: usize = 65_535;
+pub(super) const MAX_GROUPS: usize = 65_535;
 
 /// How many workgroups a dispatch launches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +16,8 @@ pub struct Grid(pub [u32; 3]);
 
 impl Grid {
     /// `rows` workgroups in a line, which continues in `y` beyond 65 535. A kernel finds its own
-    /// as `group.x + group.y * groups.x`, and returns where that is beyond the last.
+    /// as `group.x + group.y * groups.x`, and returns where that is beyond the last. If its `Params`
+    /// have a field `first_group`, plans may cut the dispatch into shorter ones, and the kernel adds it.
     pub fn rows(rows: usize) -> Self {
         Self::rows_of(rows, 1)
     }
@@ -48,6 +50,7 @@ pub struct Dispatch {
     pub(super) tensors: Vec<Tensor>,
     pub(super) grid: Grid,
     pub(super) flops: u64,
+    pub(super) scope: Arc<str>,
 }
 
 impl Dispatch {
@@ -69,6 +72,11 @@ impl Dispatch {
         self
     }
 
+    /// Where `Params` say which workgroup is the first, in kernels that can be cut along their grid.
+    pub(super) fn first_group(&self) -> Option<usize> {
+        self.kernel.params.iter().find(|(name, _)| *name == "first_group").map(|(_, at)| *at)
+    }
+
     /// Bytes of all bound tensors: what a kernel moves that touches each element once.
     pub(super) fn bytes(&self) -> u64 {
         self.tensors.iter().map(|t| 4 * t.shape().len() as u64).sum()
@@ -79,6 +87,7 @@ impl Dispatch {
 #[derive(Clone, Debug)]
 pub struct Recorder {
     profile: Profile,
+    scope: Arc<str>,
     pub(super) dispatches: Vec<Dispatch>,
     /// Planned tensors whose elements shall be at a pinned place.
     pub(super) aliases: HashMap<TensorId, Tensor>,
@@ -87,12 +96,28 @@ pub struct Recorder {
 impl Recorder {
     /// An empty recording for devices like `profile`.
     pub fn new(profile: &Profile) -> Self {
-        Self { profile: profile.clone(), dispatches: Vec::new(), aliases: HashMap::new() }
+        Self {
+            profile: profile.clone(),
+            scope: "".into(),
+            dispatches: Vec::new(),
+            aliases: HashMap::new(),
+        }
     }
 
     /// The kind of device that the recording is for.
     pub fn profile(&self) -> &Profile {
         &self.profile
+    }
+
+    /// The part of the model that dispatches belong to from now on, such as `forward/layers.0`; answers
+    /// what it was. Only for [`Timeline`](super::Timeline)s.
+    pub fn enter(&mut self, scope: impl Into<Arc<str>>) -> Arc<str> {
+        std::mem::replace(&mut self.scope, scope.into())
+    }
+
+    /// The part of the model that dispatches belong to.
+    pub fn scope(&self) -> &Arc<str> {
+        &self.scope
     }
 
     /// A tensor for a kernel to write to.
@@ -122,6 +147,7 @@ impl Recorder {
             tensors: tensors.iter().copied().cloned().collect(),
             grid,
             flops: 0,
+            scope: self.scope.clone(),
         });
         self.dispatches.last_mut().expect("pushed above")
     }

@@ -89,14 +89,15 @@ impl Model {
     /// `image`: normalised, `[B, H, W, 3]`, any size → class logits `[B, ⌈H / 4⌉, ⌈W / 4⌉, K]`,
     /// before softmax.
     pub fn forward(&self, tape: &mut Tape, image: &Tensor) -> Tensor {
-        let features = self.backbone.forward(tape, image);
-        self.decode_head.forward(tape, &features.maps)
+        let features = tape.scope("backbone", |tape| self.backbone.forward(tape, image));
+        tape.scope("decode_head", |tape| self.decode_head.forward(tape, &features.maps))
     }
 
     /// Logits, and the summed priors where there are semantic layers, both at stride 4.
     pub fn forward_with_prior(&self, tape: &mut Tape, image: &Tensor) -> (Tensor, Option<Tensor>) {
-        let features = self.backbone.forward(tape, image);
-        let logits = self.decode_head.forward(tape, &features.maps);
+        let features = tape.scope("backbone", |tape| self.backbone.forward(tape, image));
+        let logits =
+            tape.scope("decode_head", |tape| self.decode_head.forward(tape, &features.maps));
         let prior = semantic_branch(tape, &features);
         (logits, prior)
     }

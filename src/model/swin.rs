@@ -55,15 +55,15 @@ impl Swin {
 
     /// `image`: normalised, `[B, H, W, 3]`, any size.
     pub fn forward(&self, tape: &mut Tape, image: &Tensor) -> Features {
-        let mut x = self.patch_embed.forward(tape, image);
+        let mut x = tape.scope("patch_embed", |tape| self.patch_embed.forward(tape, image));
         if let Some(table) = &self.absolute_pos_embed {
             let (height, width) = (x.dims()[1], x.dims()[2]);
             let position = ops::resize_bicubic(tape, table, height, width);
             x = ops::add_position(tape, &x, &position);
         }
         let mut features = Features { maps: Vec::new(), priors: Vec::new() };
-        for (stage, norm) in self.layers.iter().zip(&self.norms) {
-            let (prior, map) = stage.forward(tape, &x);
+        for (i, (stage, norm)) in self.layers.iter().zip(&self.norms).enumerate() {
+            let (prior, map) = tape.scope(format!("layers.{i}"), |tape| stage.forward(tape, &x));
             features.maps.push(norm.forward(tape, &map));
             features.priors.push(prior);
             // The next stage reads what the stage's own norm has not touched.
@@ -138,12 +138,12 @@ impl Stage {
 
     fn forward(&self, tape: &mut Tape, x: &Tensor) -> (Option<Tensor>, Tensor) {
         let mut x = x.clone();
-        for block in &self.blocks {
-            x = block.forward(tape, &x);
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = tape.scope(format!("blocks.{i}"), |tape| block.forward(tape, &x));
         }
         match &self.semantic_layer {
             Some(layer) => {
-                let (prior, x) = layer.forward(tape, &x);
+                let (prior, x) = tape.scope("semantic_layer", |tape| layer.forward(tape, &x));
                 (Some(prior), x)
             }
             None => (None, x),

@@ -43,6 +43,7 @@ params! {
         from_input: u32,
         turned: u32,
         splits: u32,
+        first_group: u32,
     }
 }
 
@@ -79,6 +80,7 @@ impl Extents {
             from_input: 9,
             turned: 0,
             splits: 1,
+            first_group: 0,
         }
     }
 

@@ -61,6 +61,7 @@ params! {
         accumulate: u32,
         rows_per_sample: u32,
         alpha: f32,
+        first_group: u32,
     }
 }
 
@@ -171,6 +172,7 @@ pub(crate) fn product(
         accumulate: u32::from(accumulate),
         rows_per_sample: rows_per_sample as u32,
         alpha,
+        first_group: 0,
     };
     let (at, ct) = (a.tensor, to.tensor);
     let flops = 2 * batch * m * n * k;

@@ -80,6 +80,7 @@ params! {
         first_window: u32,
         window_count: u32,
         scale: f32,
+        first_group: u32,
     }
 }
 
@@ -173,6 +174,7 @@ pub fn window_attention(
         first_window: 0,
         window_count: window_count as u32,
         scale: (head_dim as f32).sqrt().recip(),
+        first_group: 0,
     };
     let recorder = tape.recorder();
     let y = recorder.empty([batch, height, width, channels]);

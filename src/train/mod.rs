@@ -1,6 +1,7 @@
 //! Training: recipes, schedules, metrics, the log and the display.
 //!
 //! - [`trainer`]: the loop itself
+//! - [`step`]: one step by itself, to look at
 //! - [`recipe`]: everything that decides a run, from a TOML file
 //! - [`schedule`]: the learning rate of each iteration
 //! - [`mod@evaluate`]: a model's predictions for a data set, counted
@@ -14,5 +15,6 @@ pub mod metrics;
 pub mod progress;
 pub mod recipe;
 pub mod schedule;
+pub mod step;
 pub(crate) mod strict;
 pub mod trainer;

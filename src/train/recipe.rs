@@ -28,7 +28,8 @@ use super::strict::{self, KeyError};
 use crate::data::augment::{Ratios, Resize};
 use crate::data::{Augmentation, Order};
 pub use crate::infer::Slide;
-use crate::model::{ModelConfig, PRESETS};
+use crate::model::{LossSettings, ModelConfig, PRESETS};
+use crate::optim::AdamWSettings;
 use crate::{Error, Result};
 
 /// The longest recipe that is read.
@@ -311,6 +312,23 @@ impl Recipe {
                 ..base
             },
         })
+    }
+
+    /// How AdamW works.
+    pub fn adamw_settings(&self) -> AdamWSettings {
+        let table = &self.optimizer;
+        AdamWSettings {
+            betas: table.betas.map(|b| b as f32),
+            eps: table.eps as f32,
+            max_norm: table.clip_norm.map(|n| n as f32),
+            accumulate: table.accumulate.max(1),
+        }
+    }
+
+    /// How the losses are weighed.
+    pub fn loss_settings(&self) -> LossSettings {
+        let LossTable { cate_w, ohem_min_kept } = self.loss;
+        LossSettings { cate_w: cate_w as f32, ohem_min_kept }
     }
 
     /// Reads the file `path`.

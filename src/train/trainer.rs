@@ -14,9 +14,9 @@ use crate::checkpoint::{Checkpoint, RealDisk, replace_file};
 use crate::data::{Batch, Dataset, Item, Loader, LoaderOptions, default_workers};
 use crate::gpu::{Description, Plan};
 use crate::infer::Segmenter;
-use crate::model::{LossSettings, Model};
+use crate::model::Model;
 use crate::ops::{self, Normalize};
-use crate::optim::{AdamW, AdamWSettings};
+use crate::optim::AdamW;
 use crate::picture::{Series, Sheet, SheetRow, curve};
 use crate::{Error, Gpu, Result, Tape, Tensor};
 
@@ -140,7 +140,7 @@ impl Run {
         eval_items.truncate(recipe.eval.max_images.unwrap_or(usize::MAX));
 
         let model = Arc::new(Model::new(&recipe.model)?);
-        let mut adamw = AdamW::new(model.parameters(), settings(recipe));
+        let mut adamw = AdamW::new(model.parameters(), recipe.adamw_settings());
         adamw.set_groups(gpu, model.parameters(), |name, rank| {
             (1.0, recipe.optimizer.weight_decay_of(name, rank) as f32)
         })?;
@@ -318,11 +318,7 @@ impl Run {
         let config = self.model.config();
         let normalize = Normalize { mean: config.mean, std: config.std, flip: false };
         let image = ops::normalize(tape.recorder(), &rgba, normalize);
-        let settings = LossSettings {
-            cate_w: recipe.loss.cate_w as f32,
-            ohem_min_kept: recipe.loss.ohem_min_kept,
-        };
-        let losses = self.model.losses(&mut tape, &image, &labels, settings);
+        let losses = self.model.losses(&mut tape, &image, &labels, recipe.loss_settings());
         let recorder = tape.recorder();
         let total = recorder.keep(&losses.total, "loss");
         let ce = recorder.keep(&losses.ce, "cross entropy");
@@ -439,16 +435,6 @@ impl Run {
                 .collect(),
         };
         sheet.draw().write_png(&folder.join("comparison.png"))
-    }
-}
-
-fn settings(recipe: &Recipe) -> AdamWSettings {
-    let table = &recipe.optimizer;
-    AdamWSettings {
-        betas: table.betas.map(|b| b as f32),
-        eps: table.eps as f32,
-        max_norm: table.clip_norm.map(|n| n as f32),
-        accumulate: table.accumulate.max(1),
     }
 }
 

@@ -1,0 +1,83 @@
+//! [`Step`]: a whole step with inputs of its own, for what looks at steps rather than results: the
+//! memory that one takes, its time per kernel, which variants of kernels suit it.
+
+use super::recipe::Recipe;
+use crate::gpu::{Profile, Recorder};
+use crate::model::Model;
+use crate::ops::{self, Normalize, predict};
+use crate::optim::AdamW;
+use crate::random::Rng;
+use crate::{Gpu, Result, Tape, Tensor};
+
+/// A recorded step.
+#[derive(Debug)]
+pub struct Step {
+    /// All of it.
+    pub recorder: Recorder,
+    pictures: Tensor,
+    training: Option<(Tensor, AdamW)>,
+}
+
+impl Step {
+    /// One picture of `size` (height, width) to the class of each of its pixels.
+    pub fn inference(model: &Model, profile: &Profile, [height, width]: [usize; 2]) -> Self {
+        let pictures = Tensor::pinned("pictures", [1, height, width]);
+        let mut tape = Tape::inference(profile);
+        let image = ops::normalize(tape.recorder(), &pictures, normalize(model));
+        let logits = model.forward(&mut tape, &image);
+        let mut recorder = tape.finish();
+        let resizing = predict::Resizing::to(height, width);
+        let labels = predict::argmax(&mut recorder, &logits, resizing);
+        recorder.keep(&labels, "labels");
+        Self { recorder, pictures, training: None }
+    }
+
+    /// `batch` pictures of `size` (height, width) to changed parameters.
+    ///
+    /// # Errors
+    ///
+    /// When no gradient reaches some parameter.
+    pub fn training(
+        recipe: &Recipe,
+        model: &Model,
+        profile: &Profile,
+        batch: usize,
+        [height, width]: [usize; 2],
+    ) -> Result<Self> {
+        let pictures = Tensor::pinned("pictures", [batch, height, width]);
+        let labels = Tensor::pinned("labels", [(batch * height * width).div_ceil(4)]);
+        let state = Tensor::pinned("random state", [4]);
+        let mut tape = Tape::training(profile).randomised(&state);
+        let image = ops::normalize(tape.recorder(), &pictures, normalize(model));
+        let losses = model.losses(&mut tape, &image, &labels, recipe.loss_settings());
+        let (mut recorder, gradients) = tape.backward(&losses.total);
+        let optimiser = AdamW::new(model.parameters(), recipe.adamw_settings());
+        optimiser.record_gradients(&mut recorder, model.parameters(), &gradients)?;
+        optimiser.record_update(&mut recorder);
+        Ok(Self { recorder, pictures, training: Some((labels, optimiser)) })
+    }
+
+    /// Gives parameters their initial values and inputs random ones.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Device`](crate::Error::Device) when the device has no room.
+    pub fn fill(&mut self, gpu: &Gpu, model: &Model) -> Result<()> {
+        let mut rng = Rng::new(1, 0);
+        model.parameters().initialise(gpu, 1)?;
+        let mut bytes = |len: usize, below: usize| -> Vec<u8> {
+            (0..len).map(|_| rng.below(below) as u8).collect()
+        };
+        self.pictures.write(gpu, &bytes(4 * self.pictures.shape().len(), 256))?;
+        if let Some((labels, optimiser)) = &mut self.training {
+            labels.write(gpu, &bytes(4 * labels.shape().len(), model.config().num_classes))?;
+            optimiser.set_groups(gpu, model.parameters(), |_, _| (1.0, 0.0))?;
+            optimiser.prepare(gpu, 1e-6)?;
+        }
+        Ok(())
+    }
+}
+
+fn normalize(model: &Model) -> Normalize {
+    Normalize { mean: model.config().mean, std: model.config().std, flip: false }
+}
