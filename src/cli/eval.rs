@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use crate::data::{Dataset, LabelMap, Sample};
+use crate::data::{Dataset, Format, LabelMap, Sample};
 use crate::infer::{Segmenter, Slide};
 use crate::picture::{Picture, Sheet, SheetRow, overlay};
 use crate::train::evaluate::{EvalOptions, evaluate};
@@ -70,9 +70,14 @@ pub(super) fn slide_of(recipe: &Recipe) -> Slide {
 
 pub(crate) fn run(args: &Args, device: Option<&str>) -> Result<ExitCode> {
     // What is wrong with the data should not have to wait for the model.
-    let dataset = Dataset::open(&args.data)?;
-    let items = dataset.split(&args.split)?;
+    let mut dataset = Dataset::open(&args.data)?;
+    let mut items = dataset.split(&args.split)?;
     let loaded = load_model(&args.model, device)?;
+    let format = loaded.recipe.data.format;
+    if format != Format::Auto && format != dataset.format {
+        dataset = Dataset::open_as(&args.data, format)?;
+        items = dataset.split(&args.split)?;
+    }
     check_classes(&dataset, loaded.classes.as_deref())?;
     let mut options = EvalOptions::of(&loaded.recipe);
     if args.slide {

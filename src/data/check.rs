@@ -11,6 +11,7 @@ use std::thread;
 use serde::Serialize;
 
 use super::dataset::{folders, shown, size_mismatch};
+use super::layout::{Format, Ids};
 use super::raster::guarded;
 use super::{Dataset, IGNORE, Image, Item, LabelMap};
 use crate::{Error, Result};
@@ -78,6 +79,8 @@ pub struct Report {
     pub name: String,
     /// The folder.
     pub root: PathBuf,
+    /// [`Dataset::format`].
+    pub format: Format,
     /// Names of the classes.
     pub classes: Vec<String>,
     /// [`Dataset::ignore_index`].
@@ -115,25 +118,43 @@ impl Report {
 ///
 /// As [`Dataset::open`]. What is wrong with pictures and labels is in [`Report::problems`].
 pub fn check(root: &Path) -> Result<Report> {
-    let dataset = Dataset::open(root)?;
+    check_as(root, Format::Auto)
+}
+
+/// [`check`] of a data set of this format.
+///
+/// # Errors
+///
+/// As [`Dataset::open_as`].
+pub fn check_as(root: &Path, format: Format) -> Result<Report> {
+    let dataset = Dataset::open_as(root, format)?;
     let mut report = Report {
         name: dataset.name.clone(),
         root: dataset.root.clone(),
+        format: dataset.format,
         classes: dataset.classes.clone(),
         ignore_index: dataset.ignore_index,
         reduce_zero_label: dataset.reduce_zero_label,
         splits: Vec::new(),
         problems: Vec::new(),
     };
-    same_colours(&dataset, &mut report);
+    // The official colours are not all distinct.
+    let own = dataset.format == Format::Folder;
+    if own {
+        same_colours(&dataset, &mut report);
+    }
 
-    if let Err(error) = dataset.splits() {
+    let known = dataset.splits();
+    if let Err(error) = &known {
         report.error(error.to_string());
     }
-    // A split may have only one of its two folders.
-    let splits: BTreeSet<String> = (["images", "labels"].iter())
-        .flat_map(|kind| folders(&dataset.root.join(kind)).unwrap_or_default())
-        .collect();
+    let splits: BTreeSet<String> = match known {
+        Ok(known) if !own => known.into_iter().collect(),
+        // A split may have only one of its two folders.
+        _ => (["images", "labels"].iter())
+            .flat_map(|kind| folders(&dataset.root.join(kind)).unwrap_or_default())
+            .collect(),
+    };
     let mut ids = [0; 256];
     let mut pictures = HashMap::new();
     for name in &splits {
@@ -149,8 +170,10 @@ pub fn check(root: &Path) -> Result<Report> {
             report.warning(text);
         }
     }
-    for text in common_mistakes(&dataset, &ids) {
-        report.warning(text);
+    if own {
+        for text in common_mistakes(&dataset, &ids) {
+            report.warning(text);
+        }
     }
     report.problems.sort_by_key(|problem| problem.severity);
     Ok(report)
@@ -176,6 +199,7 @@ fn check_split(
     ids: &mut [u64; 256],
     pictures: &mut HashMap<u64, (String, PathBuf)>,
 ) {
+    let place = dataset.place(name);
     let scan = match dataset.scan(name) {
         Ok(scan) => scan,
         Err(error) => return report.error(error.to_string()),
@@ -184,14 +208,14 @@ fn check_split(
         report.error(problem.to_string());
     }
     if scan.unlisted > 0 {
-        let (unlisted, list) = (scan.unlisted, dataset.root.join(format!("{name}.txt")));
-        report.warning(format!("{}: leaves out {unlisted} pictures of the folder", list.display()));
+        let list = place.list.as_deref().unwrap_or(&place.images).display();
+        let unlisted = scan.unlisted;
+        report.warning(format!("{list}: leaves out {unlisted} pictures of the folder"));
     }
     if scan.items.is_empty() && scan.problems.is_empty() {
-        report.error(format!("{}: no pairs", dataset.root.join("images").join(name).display()));
+        report.error(format!("{}: no pairs", place.images.display()));
     }
 
-    let table = dataset.class_table();
     let mut split = SplitReport {
         name: name.to_owned(),
         pairs: scan.items.len(),
@@ -217,6 +241,7 @@ fn check_split(
             }
         }
         let Some(counts) = look.counts else { continue };
+        let table = dataset.class_table(item.ids);
         let mut labelled = 0;
         let mut image_classes = BTreeMap::<Option<u8>, u64>::new();
         for (id, &pixels) in counts.iter().enumerate().filter(|(_, pixels)| **pixels > 0) {
@@ -226,7 +251,7 @@ fn check_split(
                 let unknown = split.unknown.entry(id as u8).or_default();
                 unknown.pixels += pixels;
                 unknown.images += 1;
-                first_unknown.entry(id as u8).or_insert(&item.label);
+                first_unknown.entry(id as u8).or_insert(item);
             }
         }
         for (class, pixels) in image_classes {
@@ -246,8 +271,9 @@ fn check_split(
 
     for (id, count) in &split.unknown {
         let Count { pixels, images } = count;
-        let why = dataset.why_unknown(*id);
-        let first = first_unknown[id].display();
+        let first: &Item = first_unknown[id];
+        let why = dataset.why_unknown(*id, first.ids);
+        let first = first.label.display();
         report.error(format!(
             "{first}: id {id} {why}; {name} has it in {pixels} pixels of {images} labels"
         ));
@@ -337,7 +363,7 @@ fn common_mistakes(dataset: &Dataset, counts: &[u64; 256]) -> Vec<String> {
     let seen: Vec<u8> = (0..=255).filter(|&id| counts[usize::from(id)] > 0).collect();
     let has = |id: usize| counts.get(id).is_some_and(|n| *n > 0);
     let n = dataset.classes.len();
-    let table = dataset.class_table();
+    let table = dataset.class_table(Ids::Described);
     let unknown: Vec<u8> =
         seen.iter().copied().filter(|&id| table[usize::from(id)].is_none()).collect();
     let mut mistakes = Vec::new();
@@ -392,8 +418,15 @@ const BAR: f64 = 30.0;
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { ignore_index, classes, .. } = self;
-        write!(f, "{}: {} classes, ignore_index {ignore_index}", shown(&self.name), classes.len())?;
-        writeln!(f, "{}", if self.reduce_zero_label { ", reduce_zero_label" } else { "" })?;
+        let (name, format) = (shown(&self.name), self.format.name());
+        write!(f, "{name}: {} classes, layout {format}", classes.len())?;
+        match (self.format, self.reduce_zero_label) {
+            (Format::Folder, reduced) => {
+                let reduced = if reduced { ", reduce_zero_label" } else { "" };
+                writeln!(f, ", ignore_index {ignore_index}{reduced}")?;
+            }
+            _ => writeln!(f, " in {}", self.root.display())?,
+        }
         for split in &self.splits {
             writeln!(f)?;
             self.write_split(f, split)?;

@@ -1,4 +1,5 @@
-//! A folder of pictures and label maps, and what its `dataset.json` says.
+//! A folder of pictures and label maps: the crate's own, described by a `dataset.json`, or one of
+//! the published data sets that [`layout`](super::layout) knows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -6,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::layout::{self, Format, Ids, Layout};
 use super::raster::read_bounded;
 use super::{IGNORE, Image, LabelMap};
 use crate::{Error, Result};
 
 /// Endings of picture files, in any case.
-const EXTENSIONS: &[&str] = &["png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp"];
+const ENDINGS: &[&str] = &[".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"];
 /// What `dataset.json` can say; other keys are left alone.
 const KEYS: &[&str] = &["name", "classes", "palette", "ignore_index", "reduce_zero_label"];
 
@@ -30,6 +32,10 @@ pub struct Dataset {
     pub reduce_zero_label: bool,
     /// The folder.
     pub root: PathBuf,
+    /// How the data set lies in it; never [`Format::Auto`].
+    pub format: Format,
+    /// Of a published data set.
+    layout: Option<&'static Layout>,
 }
 
 /// A picture and its label map on disk.
@@ -41,6 +47,8 @@ pub struct Item {
     pub image: PathBuf,
     /// The label map.
     pub label: PathBuf,
+    /// What its values mean.
+    pub(super) ids: Ids,
 }
 
 /// A picture and its labels in memory, of one size.
@@ -55,6 +63,32 @@ pub struct Sample {
 }
 
 impl Dataset {
+    /// Finds out which data set is at `root`: the crate's own format where there is a
+    /// `dataset.json`, else one of the published [`Format`]s, in `root` or in the folder that its
+    /// archives unpack to.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dataset::open_as`].
+    pub fn open(root: &Path) -> Result<Self> {
+        Self::open_as(root, Format::Auto)
+    }
+
+    /// Opens the data set at `root`, which is of this format.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] that says what was looked for and what was found, or what is wrong with
+    /// `dataset.json`; [`Error::File`] when that or the folder cannot be read.
+    pub fn open_as(root: &Path, format: Format) -> Result<Self> {
+        let Some((layout, root)) = layout::detect(root, format)? else {
+            return Self::described(root);
+        };
+        let json = serde_json::from_str(layout.description).expect("embedded and tested");
+        let dataset = Self::from_json(&root, &json).expect("embedded and tested");
+        Ok(Self { format: layout.format, layout: Some(layout), ..dataset })
+    }
+
     /// Reads `root/dataset.json`.
     ///
     /// `classes` is a list of 2 to 255 names. Optional: `name`, `palette` (a colour `[r, g, b]` for
@@ -65,7 +99,7 @@ impl Dataset {
     /// # Errors
     ///
     /// [`Error::File`] when there is no such file, [`Error::Invalid`] when its contents are wrong.
-    pub fn open(root: &Path) -> Result<Self> {
+    fn described(root: &Path) -> Result<Self> {
         let path = root.join("dataset.json");
         let bytes = read_bounded(&path)?;
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
@@ -143,16 +177,29 @@ impl Dataset {
                 shown(class)
             ));
         }
-        let root = root.to_owned();
-        Ok(Self { name, classes, palette, ignore_index, reduce_zero_label, root })
+        Ok(Self {
+            name,
+            classes,
+            palette,
+            ignore_index,
+            reduce_zero_label,
+            root: root.to_owned(),
+            format: Format::Folder,
+            layout: None,
+        })
     }
 
-    /// Names of the folders in `images`, sorted.
+    /// Names of the parts: those of a published data set that are there, else the folders in
+    /// `images`, sorted.
     ///
     /// # Errors
     ///
-    /// [`Error::File`] when that cannot be listed, [`Error::Invalid`] when it has no folders.
+    /// [`Error::File`] when the folder cannot be listed, [`Error::Invalid`] when it has no folders.
     pub fn splits(&self) -> Result<Vec<String>> {
+        if let Some(layout) = self.layout {
+            let there = layout.splits.iter().filter(|split| split.is_in(&self.root));
+            return Ok(there.map(|split| split.names[0].to_owned()).collect());
+        }
         let images = self.root.join("images");
         let splits = folders(&images)?;
         if splits.is_empty() {
@@ -162,8 +209,10 @@ impl Dataset {
         Ok(splits)
     }
 
-    /// The pairs of a split: those that `SPLIT.txt` names, in its order, or where there is no such
-    /// file all of them, sorted by name.
+    /// The pairs of a split: those that its list names, in its order, or where there is no list
+    /// all of them, sorted by name. The list of the crate's own format is `SPLIT.txt`.
+    ///
+    /// Published data sets also know their own names of `train` and `val`, such as `training`.
     ///
     /// # Errors
     ///
@@ -172,7 +221,8 @@ impl Dataset {
     /// the list cannot be read.
     pub fn split(&self, name: &str) -> Result<Vec<Item>> {
         let splits = self.splits()?;
-        if !splits.iter().any(|split| split == name) {
+        let place = self.place(name);
+        if !splits.contains(&place.name) {
             let reason = format!("no split `{}`; there are {}", shown(name), splits.join(", "));
             return Err(Error::invalid_file(&self.root, reason));
         }
@@ -180,38 +230,64 @@ impl Dataset {
         match scan.problems.into_iter().next() {
             Some(problem) => Err(problem),
             None if scan.items.is_empty() => {
-                let reason = "no pictures of a supported kind";
-                Err(Error::invalid_file(&self.root.join("images").join(name), reason))
+                Err(Error::invalid_file(&place.images, "no pictures of a supported kind"))
             }
             None => Ok(scan.items),
         }
     }
 
+    /// Where the files of a split lie.
+    pub(super) fn place(&self, split: &str) -> Place {
+        if let Some(layout) = self.layout
+            && let Some(known) = layout.splits.iter().find(|known| known.names.contains(&split))
+        {
+            return Place {
+                name: known.names[0].to_owned(),
+                images: self.root.join(known.images),
+                image_suffixes: layout.image_suffixes,
+                labels: self.root.join(known.labels),
+                label_suffixes: layout.label_suffixes,
+                list: known.list.map(|list| self.root.join(list)),
+                shared: known.list.is_some(),
+            };
+        }
+        let list = self.root.join(format!("{split}.txt"));
+        Place {
+            name: split.to_owned(),
+            images: self.root.join("images").join(split),
+            image_suffixes: ENDINGS,
+            labels: self.root.join("labels").join(split),
+            label_suffixes: &[(".png", Ids::Described)],
+            list: list.exists().then_some(list),
+            shared: false,
+        }
+    }
+
     /// The pairs of a split and everything that does not pair up.
     pub(super) fn scan(&self, split: &str) -> Result<Scan> {
-        let image_root = self.root.join("images").join(split);
-        let label_root = self.root.join("labels").join(split);
-        let is_image = |ending: &str| EXTENSIONS.contains(&ending);
-        let images = if image_root.exists() { files(&image_root, is_image)? } else { Vec::new() };
-        let labels =
-            if label_root.exists() { files(&label_root, |e| e == "png")? } else { Vec::new() };
+        let place = self.place(split);
         let mut scan = Scan::default();
 
         let mut by_name = BTreeMap::new();
-        for (name, image) in images {
+        for (name, _, image) in files(&place.images, place.image_suffixes)? {
             if let Some(other) = by_name.insert(name.clone(), image.clone()) {
-                let (other, label) = (other.display(), label_path(&label_root, &name));
+                let (other, label) = (other.display(), place.label_path(&name));
                 let reason = format!("{other} would have the same label, {}", label.display());
                 scan.problems.push(Error::invalid_file(&image, reason));
             }
         }
-        let mut labels: BTreeMap<String, PathBuf> = labels.into_iter().collect();
+        let suffixes: Vec<&str> = place.label_suffixes.iter().map(|(suffix, _)| *suffix).collect();
+        let mut labels: BTreeMap<String, (usize, PathBuf)> = BTreeMap::new();
+        for (name, suffix, label) in files(&place.labels, &suffixes)? {
+            if labels.get(&name).is_none_or(|(known, _)| suffix < *known) {
+                labels.insert(name, (suffix, label));
+            }
+        }
 
-        let list = self.root.join(format!("{split}.txt"));
-        let listed = if list.exists() { Some(read_list(&list)?) } else { None };
+        let listed = place.list.as_deref().map(|list| Ok((list, read_list(list)?))).transpose()?;
         let names: Vec<String> = match &listed {
             None => by_name.keys().cloned().collect(),
-            Some(lines) => {
+            Some((list, lines)) => {
                 let mut seen = BTreeSet::new();
                 let mut names = Vec::new();
                 for (line, name) in lines {
@@ -223,7 +299,7 @@ impl Dataset {
                         None => format!(
                             "line {line}: no picture `{}` in {}",
                             shown(name),
-                            image_root.display()
+                            place.images.display()
                         ),
                         Some(name) if !seen.insert(name.to_owned()) => {
                             format!("line {line}: `{name}` is listed twice")
@@ -233,9 +309,11 @@ impl Dataset {
                             continue;
                         }
                     };
-                    scan.problems.push(Error::invalid_file(&list, problem));
+                    scan.problems.push(Error::invalid_file(list, problem));
                 }
-                scan.unlisted = by_name.len() - seen.len();
+                if !place.shared {
+                    scan.unlisted = by_name.len() - seen.len();
+                }
                 names
             }
         };
@@ -243,22 +321,25 @@ impl Dataset {
         for name in names {
             let image = by_name.remove(&name).expect("named above");
             match labels.remove(&name) {
-                Some(label) => scan.items.push(Item { name, image, label }),
+                Some((suffix, label)) => {
+                    let ids = place.label_suffixes[suffix].1;
+                    scan.items.push(Item { name, image, label, ids });
+                }
                 None => {
-                    let label = label_path(&label_root, &name);
+                    let label = place.label_path(&name);
                     let reason = format!("the label {} is missing", label.display());
                     scan.problems.push(Error::invalid_file(&image, reason));
                 }
             }
         }
         if listed.is_none() {
-            for (name, label) in labels {
-                let image = image_root.join(&name);
-                let reason = format!(
-                    "the picture {}.{{{}}} is missing",
-                    image.display(),
-                    EXTENSIONS.join(",")
-                );
+            for (name, (_, label)) in labels {
+                let image = place.images.join(&name);
+                let endings = match place.image_suffixes {
+                    [one] => (*one).to_owned(),
+                    several => format!(".{{{}}}", several.join(",").replace('.', "")),
+                };
+                let reason = format!("the picture {}{endings} is missing", image.display());
                 scan.problems.push(Error::invalid_file(&label, reason));
             }
         }
@@ -277,18 +358,19 @@ impl Dataset {
         if let Some(reason) = size_mismatch(&image, &labels, item) {
             return Err(Error::invalid_file(&item.label, reason));
         }
-        self.map_ids(&mut labels, &item.label)?;
+        self.map_ids(&mut labels, item)?;
         Ok(Sample { name: item.name.clone(), image, labels })
     }
 
     /// Turns the ids of a file into classes and [`IGNORE`].
-    fn map_ids(&self, labels: &mut LabelMap, path: &Path) -> Result<()> {
-        let table = self.class_table();
+    fn map_ids(&self, labels: &mut LabelMap, item: &Item) -> Result<()> {
+        let table = self.class_table(item.ids);
         for (i, id) in labels.ids.iter_mut().enumerate() {
             let Some(class) = table[usize::from(*id)] else {
                 let (x, y) = (i % labels.width, i / labels.width);
-                let reason = format!("id {id} at pixel ({x}, {y}) {}", self.why_unknown(*id));
-                return Err(Error::invalid_file(path, reason));
+                let why = self.why_unknown(*id, item.ids);
+                let reason = format!("id {id} at pixel ({x}, {y}) {why}");
+                return Err(Error::invalid_file(&item.label, reason));
             };
             *id = class;
         }
@@ -296,7 +378,10 @@ impl Dataset {
     }
 
     /// What each value of a label file means: a class, [`IGNORE`], or `None` for nothing.
-    pub fn class_table(&self) -> [Option<u8>; 256] {
+    pub(super) fn class_table(&self, ids: Ids) -> [Option<u8>; 256] {
+        if ids != Ids::Described {
+            return ids.table(self.classes.len());
+        }
         std::array::from_fn(|id| {
             if id == usize::from(self.ignore_index) {
                 return Some(IGNORE);
@@ -311,7 +396,10 @@ impl Dataset {
     }
 
     /// Says of an id that [`Dataset::class_table`] does not know which ones are known.
-    pub(super) fn why_unknown(&self, id: u8) -> String {
+    pub(super) fn why_unknown(&self, id: u8, ids: Ids) -> String {
+        if ids != Ids::Described {
+            return format!("is none of {}", ids.known());
+        }
         let n = self.classes.len();
         let first = usize::from(self.reduce_zero_label);
         let known = format!("is no class ({first}..={})", n - 1 + first);
@@ -323,6 +411,26 @@ impl Dataset {
             _ => "; should it be the `ignore_index`?",
         };
         format!("{known} and not the `ignore_index` {}{hint}", self.ignore_index)
+    }
+}
+
+/// Where the files of a split lie and what they are called.
+pub(super) struct Place {
+    /// The split's name in this crate.
+    pub(super) name: String,
+    pub(super) images: PathBuf,
+    image_suffixes: &'static [&'static str],
+    pub(super) labels: PathBuf,
+    label_suffixes: &'static [(&'static str, Ids)],
+    pub(super) list: Option<PathBuf>,
+    /// Whether other splits have pictures in the same folder.
+    shared: bool,
+}
+
+impl Place {
+    /// The label that the picture `name` is to have, of the preferred kind.
+    fn label_path(&self, name: &str) -> PathBuf {
+        self.labels.join(format!("{name}{}", self.label_suffixes[0].0))
     }
 }
 
@@ -403,11 +511,14 @@ pub(super) fn folders(path: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The files below `root` with a wanted ending (given in lower case), as (name, path) in no
-/// order. Hidden ones are passed over, and folders that are links, which could lead in circles.
-fn files(root: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<(String, PathBuf)>> {
+/// The files below `root`, if it is there, that end in one of `suffixes`, in any case, as (name without the longest such suffix, its number, path) in no order. Hidden ones are
+/// passed over, and folders that are links, which could lead in circles.
+fn files(root: &Path, suffixes: &[&str]) -> Result<Vec<(String, usize, PathBuf)>> {
     let mut found = Vec::new();
-    let mut left = vec![(String::new(), root.to_owned())];
+    let mut left = Vec::new();
+    if root.exists() {
+        left.push((String::new(), root.to_owned()));
+    }
     while let Some((prefix, folder)) = left.pop() {
         for entry in fs::read_dir(&folder).map_err(Error::file("list", &folder))? {
             let entry = entry.map_err(Error::file("list", &folder))?;
@@ -418,18 +529,18 @@ fn files(root: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<(String, Path
             }
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 left.push((format!("{prefix}{file_name}/"), path));
-            } else if let Some((stem, ending)) = file_name.rsplit_once('.')
-                && wanted(&ending.to_ascii_lowercase())
-            {
-                found.push((format!("{prefix}{stem}"), path));
+                continue;
+            }
+            let lower = file_name.to_ascii_lowercase();
+            let fits = |(_, suffix): &(usize, &&str)| lower.ends_with(&suffix.to_ascii_lowercase());
+            let fitting = suffixes.iter().enumerate().filter(fits);
+            if let Some((i, suffix)) = fitting.max_by_key(|(_, suffix)| suffix.len()) {
+                let stem = &file_name[..file_name.len() - suffix.len()];
+                found.push((format!("{prefix}{stem}"), i, path));
             }
         }
     }
     Ok(found)
-}
-
-fn label_path(label_root: &Path, name: &str) -> PathBuf {
-    label_root.join(format!("{name}.png"))
 }
 
 /// The names in a list with their line numbers.
@@ -507,7 +618,7 @@ mod tests {
     #[test]
     fn a_missing_description_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let message = Dataset::open(folder.path()).unwrap_err().to_string();
+        let message = Dataset::open_as(folder.path(), Format::Folder).unwrap_err().to_string();
         assert!(message.contains("cannot read") && message.contains("dataset.json"), "{message}");
     }
 
@@ -577,12 +688,12 @@ mod tests {
     #[test]
     fn ids_become_classes_or_the_ignored_label() {
         let json = r#"{"classes": ["a", "b", "c"], "ignore_index": 11}"#;
-        let table = open(json).unwrap().class_table();
+        let table = open(json).unwrap().class_table(Ids::Described);
         assert_eq!(table[..4], [Some(0), Some(1), Some(2), None]);
         assert_eq!((table[11], table[255]), (Some(IGNORE), None));
 
         let json = r#"{"classes": ["a", "b", "c"], "reduce_zero_label": true}"#;
-        let table = open(json).unwrap().class_table();
+        let table = open(json).unwrap().class_table(Ids::Described);
         assert_eq!(table[..5], [Some(IGNORE), Some(0), Some(1), Some(2), None]);
         assert_eq!((table[254], table[255]), (None, Some(IGNORE)));
     }

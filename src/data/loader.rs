@@ -658,7 +658,9 @@ mod tests {
     fn made_up(n: usize) -> Vec<Item> {
         let item = |i| {
             let name = format!("s{i}");
-            Item { image: format!("{name}.jpg").into(), label: format!("{name}.png").into(), name }
+            let ids = super::super::layout::Ids::Described;
+            let (image, label) = (format!("{name}.jpg"), format!("{name}.png"));
+            Item { image: image.into(), label: label.into(), name, ids }
         };
         (0..n).map(item).collect()
     }

@@ -1,6 +1,7 @@
 //! Data sets, augmentation and loading.
 //!
-//! A data set is a folder:
+//! A data set is one of the published ones in the layout it is distributed in ([`Format`]), or a
+//! folder of your own:
 //!
 //! ```text
 //! dataset.json            classes, palette, ignore_index, reduce_zero_label
@@ -18,12 +19,15 @@ pub mod augment;
 pub mod check;
 pub mod dataset;
 pub mod image_ops;
+pub mod layout;
 pub mod loader;
+mod mat;
 mod raster;
 
 pub use augment::{Augmentation, Ratios, Resize};
-pub use check::{Problem, Report, Severity, check};
+pub use check::{Problem, Report, Severity, check, check_as};
 pub use dataset::{Dataset, Item, Sample};
+pub use layout::Format;
 pub use loader::{Batch, Loader, LoaderOptions, Order, default_workers};
 pub use raster::{Image, LabelMap};
 

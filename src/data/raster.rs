@@ -130,7 +130,8 @@ impl LabelMap {
     }
 
     /// Reads the ids of a PNG as they stand in it: the palette index of an indexed PNG, the grey
-    /// value of a grey one of 1, 2, 4, 8 or 16 bits, neither of them scaled.
+    /// value of a grey one of 1, 2, 4, 8 or 16 bits, neither of them scaled. Of a file that ends in
+    /// `.mat`, those of its matrix `S`.
     ///
     /// # Errors
     ///
@@ -138,7 +139,11 @@ impl LabelMap {
     /// colours or alpha, or an id above 255.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = read_bounded(path)?;
-        guarded(path, || Self::decode(path, &bytes))
+        let is_mat = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("mat"));
+        guarded(path, || match is_mat {
+            true => super::mat::decode(path, &bytes),
+            false => Self::decode(path, &bytes),
+        })
     }
 
     fn decode(path: &Path, bytes: &[u8]) -> Result<Self> {
@@ -187,7 +192,10 @@ impl LabelMap {
                     for (x, value) in row.chunks_exact(2).enumerate() {
                         let value = u16::from_be_bytes([value[0], value[1]]);
                         ids.push(u8::try_from(value).map_err(|_| {
-                            let reason = format!("id {value} at pixel ({x}, {y}) is above 255");
+                            let reason = format!(
+                                "id {value} at pixel ({x}, {y}) is above 255: this may be a map \
+                                 of instances, not of classes"
+                            );
                             Error::invalid_file(path, reason)
                         })?);
                     }

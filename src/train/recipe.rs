@@ -26,7 +26,7 @@ use toml::{Table, Value};
 use super::schedule::{Schedule, WarmupKind};
 use super::strict::{self, KeyError};
 use crate::data::augment::{Ratios, Resize};
-use crate::data::{Augmentation, Order};
+use crate::data::{Augmentation, Format, Order};
 pub use crate::infer::Slide;
 use crate::model::{LossSettings, ModelConfig, PRESETS};
 use crate::optim::AdamWSettings;
@@ -61,10 +61,12 @@ pub struct Recipe {
     pub checkpoint: CheckpointTable,
 }
 
-/// `[data]`: how batches are made.
+/// `[data]`: what data set it is and how batches are made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataTable {
+    /// How the data set lies on disk.
+    pub format: Format,
     /// Pictures per batch.
     pub batch_size: usize,
     /// Threads that read and distort samples; `"none"`: as many as the machine likes.
@@ -195,7 +197,13 @@ impl Default for Recipe {
 
 impl Default for DataTable {
     fn default() -> Self {
-        Self { batch_size: 16, workers: None, order: Order::Shuffle, seed: None }
+        Self {
+            format: Format::Auto,
+            batch_size: 16,
+            workers: None,
+            order: Order::Shuffle,
+            seed: None,
+        }
     }
 }
 

@@ -131,7 +131,7 @@ struct Pass {
 
 impl Run {
     fn start(gpu: &Gpu, mut options: TrainOptions) -> Result<Self> {
-        let dataset = Arc::new(Dataset::open(&options.data)?);
+        let dataset = Arc::new(Dataset::open_as(&options.data, options.recipe.data.format)?);
         options.recipe.set_num_classes(dataset.classes.len())?;
         options.recipe.validate()?;
         let recipe = &options.recipe;
@@ -213,11 +213,12 @@ impl Run {
             eval_images: self.eval_items.len(),
         }))?;
         self.progress.say(&format!(
-            "training {} ({:.1} M parameters) on {} pictures of {}, with {}",
+            "training {} ({:.1} M parameters) on {} pictures of {} (layout {}), with {}",
             recipe.name,
             parameters as f64 / 1e6,
             self.train_items.len(),
             self.dataset.name,
+            self.dataset.format.name(),
             self.gpu.name(),
         ));
         Ok(())
