@@ -11,6 +11,7 @@ mod blocks;
 mod cli;
 mod conv3x3;
 mod cross_entropy;
+mod deform_attention;
 mod drop;
 mod elementwise;
 mod image;

@@ -139,11 +139,14 @@ impl Recorder {
         grid: Grid,
     ) -> &mut Dispatch {
         assert_eq!(tensors.len(), kernel.bindings.len(), "{}: bindings", kernel.label());
+        let mut params = bytemuck::bytes_of(&params).to_vec();
+        // The size of a struct in WGSL is a multiple of its alignment: 16 with vectors of four in it.
+        params.resize(params.len().next_multiple_of(16), 0);
         self.dispatches.push(Dispatch {
             kernel,
             constants: Vec::new(),
             subgroup: false,
-            params: bytemuck::bytes_of(&params).to_vec(),
+            params,
             tensors: tensors.iter().copied().cloned().collect(),
             grid,
             flops: 0,

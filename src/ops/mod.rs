@@ -3,6 +3,8 @@
 mod batch_norm;
 mod conv3x3;
 mod cross_entropy;
+mod deform_attention;
+mod deform_scatter;
 mod drop;
 mod elementwise;
 mod image;
@@ -21,6 +23,7 @@ mod window_attention;
 pub use batch_norm::{BatchNorm, Running, batch_norm};
 pub use conv3x3::conv3x3;
 pub use cross_entropy::{CrossEntropy, CrossEntropyOutput, cross_entropy};
+pub use deform_attention::deform_attention;
 pub use drop::{drop_path, dropout, dropout2d};
 pub use elementwise::{accumulate, add, fill, gelu, relu, scale, sum_of};
 pub(crate) use elementwise::{clear, copy};
@@ -45,6 +48,8 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
         batch_norm::KERNELS,
         conv3x3::KERNELS,
         cross_entropy::KERNELS,
+        deform_attention::KERNELS,
+        deform_scatter::KERNELS,
         drop::KERNELS,
         elementwise::KERNELS,
         image::KERNELS,
