@@ -14,6 +14,7 @@ mod cross_entropy;
 mod deform_attention;
 mod drop;
 mod elementwise;
+mod host;
 mod image;
 mod initialisation;
 mod layer_norm;

@@ -103,7 +103,7 @@ fn replay(gpu: &Gpu, plan: &Plan, runs: u32) -> Result<(f64, f64)> {
     let (mut whole, mut submitting) = (Vec::new(), Vec::new());
     for _ in 0..runs {
         let start = Instant::now();
-        plan.replay();
+        plan.replay()?;
         submitting.push(ms_since(start));
         gpu.wait("profiling")?;
         whole.push(ms_since(start));

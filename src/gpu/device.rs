@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use super::kernel::Access;
@@ -269,7 +270,16 @@ impl Gpu {
     ///
     /// [`Error::Device`] when the device was lost or some earlier work was refused.
     pub fn wait(&self, doing: &'static str) -> Result<()> {
-        let polled = self.device().poll(wgpu::PollType::wait_indefinitely());
+        self.wait_for(None, doing)
+    }
+
+    /// Waits for `submission` and all before it; for all so far if it is none.
+    fn wait_for(
+        &self,
+        submission_index: Option<wgpu::SubmissionIndex>,
+        doing: &'static str,
+    ) -> Result<()> {
+        let polled = self.device().poll(wgpu::PollType::Wait { submission_index, timeout: None });
         let failed = |reason: String| Err(Error::Device { doing, reason });
         // After a loss calls succeed silently, so our own flags decide.
         if let Some(reason) = self.inner.lost.get() {
@@ -315,28 +325,30 @@ impl Gpu {
         offset: u64,
         size: u64,
     ) -> Result<Vec<u8>> {
-        const DOING: &str = "reading a tensor back";
-        let failed = |reason: String| Error::Device { doing: DOING, reason };
+        self.start_download(&[(buffer, offset, size)]).finish()
+    }
+
+    /// Submits a copy of each `(buffer, offset, size)`, one after another in what comes back.
+    pub(super) fn start_download(&self, parts: &[(&wgpu::Buffer, u64, u64)]) -> Download {
         let staging = self.device().create_buffer(&wgpu::BufferDescriptor {
             label: Some("readback"),
-            size,
+            size: parts.iter().map(|(.., size)| size).sum(),
             usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
         let mut encoder = self.device().create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, size);
-        self.queue().submit([encoder.finish()]);
-        let (sender, receiver) = std::sync::mpsc::channel();
-        staging.map_async(wgpu::MapMode::Read, .., move |mapped| {
-            // The receiver is gone only when the wait below failed.
-            let _ = sender.send(mapped);
+        let mut at = 0;
+        for (buffer, offset, size) in parts {
+            encoder.copy_buffer_to_buffer(buffer, *offset, &staging, at, *size);
+            at += size;
+        }
+        let submission = self.queue().submit([encoder.finish()]);
+        let (sender, mapped) = std::sync::mpsc::channel();
+        staging.map_async(wgpu::MapMode::Read, .., move |result| {
+            // The receiver is gone only when the wait failed.
+            let _ = sender.send(result);
         });
-        self.wait(DOING)?;
-        // Another thread's wait may be the one that calls back, a moment later than ours returns.
-        let mapped = receiver.recv().map_err(|e| failed(e.to_string()))?;
-        mapped.map_err(|e| failed(e.to_string()))?;
-        let bytes = staging.get_mapped_range(..).map_err(|e| failed(e.to_string()))?;
-        Ok(bytes[..].to_vec())
+        Download { gpu: self.clone(), staging, submission, mapped }
     }
 
     /// Longest that one dispatch is meant to run.
@@ -441,6 +453,28 @@ impl Gpu {
         });
         let layout = pipeline.get_bind_group_layout(0);
         Pipeline { label, pipeline, layout, bindings: kernel.binding_numbers() }
+    }
+}
+
+/// Bytes on their way to the host.
+pub(super) struct Download {
+    gpu: Gpu,
+    staging: wgpu::Buffer,
+    submission: wgpu::SubmissionIndex,
+    mapped: Receiver<Result<(), wgpu::BufferAsyncError>>,
+}
+
+impl Download {
+    /// Waits for the bytes, and for no work submitted after them.
+    pub(super) fn finish(self) -> Result<Vec<u8>> {
+        const DOING: &str = "reading a tensor back";
+        let failed = |reason: String| Error::Device { doing: DOING, reason };
+        self.gpu.wait_for(Some(self.submission), DOING)?;
+        // Another thread's wait may be the one that calls back, a moment later than ours returns.
+        let mapped = self.mapped.recv().map_err(|e| failed(e.to_string()))?;
+        mapped.map_err(|e| failed(e.to_string()))?;
+        let bytes = self.staging.get_mapped_range(..).map_err(|e| failed(e.to_string()))?;
+        Ok(bytes[..].to_vec())
     }
 }
 

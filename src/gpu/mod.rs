@@ -4,6 +4,7 @@
 //! tensors), [`Plan`] (a recording bound to memory on one device), [`Gpu`] (that device).
 
 mod device;
+mod host;
 mod kernel;
 mod memory;
 mod plan;
@@ -11,6 +12,7 @@ mod recorder;
 mod timeline;
 
 pub use device::{AdapterReport, Gpu, GpuOptions, Profile, adapters};
+pub use host::HostFn;
 pub use kernel::{Access, Field, Kernel, Params, Source};
 pub use memory::{Lifetime, Memory, assign_slots};
 pub use plan::{Description, Plan};

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::device::{Pipeline, megabytes};
+use super::device::{Download, Pipeline, megabytes};
+use super::host::{self, BoundHostStep, Phase};
 use super::kernel::Access;
 use super::memory::{ALIGNMENT, Lifetime, Memory, assign_slots};
 use super::recorder::{Dispatch, Grid, MAX_GROUPS, Recorder};
@@ -20,11 +21,14 @@ const SUBMISSION_MS: f32 = 500.0;
 ///
 /// Replaying costs no planning and no allocation. The work goes to the device in submissions of
 /// bounded length, and dispatches that are long are cut along their grid, which changes no bit; the
-/// estimate of their length is corrected by what replays really take.
+/// estimate of their length is corrected by what replays really take. Where the recording has
+/// [host steps](Recorder::host), a replay waits for what they read, runs them and goes on.
 #[derive(Debug)]
 pub struct Plan {
     gpu: Gpu,
     steps: Vec<Step>,
+    host_steps: Vec<BoundHostStep>,
+    phases: Vec<Phase>,
     description: Description,
 }
 
@@ -93,6 +97,8 @@ pub struct Description {
     pub unshared: u64,
     /// Most that is alive at one time: no sharing can do with less, in bytes.
     pub lower_bound: u64,
+    /// Steps that run on the host.
+    pub host_steps: usize,
 }
 
 /// See [`Description::kernels`].
@@ -141,8 +147,25 @@ impl Layout {
         let mut lifetimes: Vec<Lifetime> = Vec::new();
         let mut index: HashMap<TensorId, usize> = HashMap::new();
         let mut pinned: Vec<Memory> = Vec::new();
-        let mut description = Description::default();
-        for (at, dispatch) in recorder.dispatches.iter().enumerate() {
+        let mut description =
+            Description { host_steps: recorder.host_steps(), ..Description::default() };
+        let mut host_steps = recorder.host_steps.iter().peekable();
+        for at in 0..=recorder.len() {
+            while let Some(step) = host_steps.next_if(|step| step.at == at) {
+                for tensor in &step.reads {
+                    let known =
+                        resolve(recorder, tensor).is_some() || index.contains_key(&tensor.id());
+                    assert!(known, "{} reads a tensor that nothing wrote", step.label);
+                }
+                for tensor in step.writes.iter().filter(|t| resolve(recorder, t).is_none()) {
+                    let i = *index.entry(tensor.id()).or_insert_with(|| {
+                        lifetimes.push(Lifetime { first: at, last: at, size: slot_size(tensor) });
+                        lifetimes.len() - 1
+                    });
+                    lifetimes[i].last = at;
+                }
+            }
+            let Some(dispatch) = recorder.dispatches.get(at) else { break };
             let label = dispatch.kernel.label();
             let accesses = dispatch.kernel.binding_numbers();
             for (tensor, (_, access)) in dispatch.tensors.iter().zip(&accesses[1..]) {
@@ -186,7 +209,8 @@ impl Layout {
 
 /// Bytes that planned tensors take while each dispatch runs.
 fn alive(lifetimes: &[Lifetime], dispatches: usize) -> Vec<u64> {
-    let mut changes = vec![(0, 0); dispatches + 1];
+    // One for host steps at the end, and one after that.
+    let mut changes = vec![(0, 0); dispatches + 2];
     for life in lifetimes {
         changes[life.first].0 += life.size;
         changes[life.last + 1].1 += life.size;
@@ -342,8 +366,19 @@ impl Plan {
                 alive: alive[steps.len()],
             });
         }
+        let place = |tensor: &Tensor| match resolve(recorder, tensor) {
+            Some((memory, offset)) => Ok((memory.buffer(gpu)?.clone(), offset)),
+            None => Ok((slots[slot_of[&tensor.id()]].clone(), 0)),
+        };
+        let bind = |step: &host::HostStep| {
+            let places = |list: &[Tensor]| list.iter().map(place).collect::<Result<Vec<_>>>();
+            let (reads, writes) = (places(&step.reads)?, places(&step.writes)?);
+            Ok(BoundHostStep { step: step.clone(), reads, writes })
+        };
+        let host_steps = recorder.host_steps.iter().map(bind).collect::<Result<_>>()?;
         gpu.wait("planning")?;
-        Ok(Self { gpu: gpu.clone(), steps, description })
+        let phases = host::phases(recorder);
+        Ok(Self { gpu: gpu.clone(), steps, host_steps, phases, description })
     }
 
     /// What the plan takes.
@@ -356,13 +391,43 @@ impl Plan {
         self.parts().count()
     }
 
-    /// Sends the work to the device and returns at once.
-    pub fn replay(&self) {
+    /// Sends the work to the device and returns: at once, or, where there are host steps, when the last
+    /// of them has run.
+    ///
+    /// # Errors
+    ///
+    /// Those of host steps, and [`Error::Device`] when the device was lost while one waited for it.
+    /// The rest of the work was not sent then.
+    pub fn replay(&self) -> Result<()> {
+        self.replay_timed().map(|_| ())
+    }
+
+    /// [`replay`](Self::replay); answers how long host steps computed.
+    fn replay_timed(&self) -> Result<Duration> {
+        let mut computing = Duration::ZERO;
+        let mut downloads: HashMap<usize, Download> = HashMap::new();
+        for phase in &self.phases {
+            match *phase {
+                Phase::Dispatches(start, end) => self.submit(&self.steps[start..end]),
+                Phase::Download(i) => {
+                    downloads.insert(i, self.host_steps[i].download(&self.gpu));
+                }
+                Phase::Host(i) => {
+                    let download = downloads.remove(&i).expect("downloads come first");
+                    computing += self.host_steps[i].run(&self.gpu, download)?;
+                }
+            }
+        }
+        Ok(computing)
+    }
+
+    /// Sends `steps` to the device, in submissions of bounded length.
+    fn submit(&self, steps: &[Step]) {
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         let mut pass = encoder.begin_compute_pass(&Default::default());
         let slowness = self.gpu.slowness();
         let mut total = 0.0;
-        for part in self.parts() {
+        for part in steps.iter().flat_map(|step| self.parts_of(step)) {
             let ms = part.estimated_ms * slowness;
             if total > 0.0 && total + ms > SUBMISSION_MS {
                 drop(pass);
@@ -382,20 +447,33 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// [`Error::Device`] when the device was lost.
+    /// [`Error::Device`] when the device was lost; those of host steps.
     pub fn run(&self) -> Result<()> {
         let start = Instant::now();
-        self.replay();
+        let computing = self.replay_timed()?;
         self.gpu.wait("running a plan")?;
         let estimated = self.steps.iter().map(|s| s.estimated_ms).sum();
-        self.gpu.measured(estimated, start.elapsed().as_secs_f32() * 1e3);
+        let elapsed = start.elapsed().saturating_sub(computing);
+        self.gpu.measured(estimated, elapsed.as_secs_f32() * 1e3);
         Ok(())
     }
 
     /// Appends the work to an application's own commands; the application submits.
-    pub fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] when there are host steps: commands that wait for the host cannot be part of
+    /// one submission.
+    pub fn encode(&self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+        if let Some(host) = self.host_steps.first() {
+            return Err(Error::invalid(
+                format!("host step `{}`", host.step.label),
+                "cannot be part of an application's commands; replay or run the plan",
+            ));
+        }
         let mut pass = encoder.begin_compute_pass(&Default::default());
         self.parts().for_each(|part| part.encode(&mut pass));
+        Ok(())
     }
 
     /// All that the device is told to do, in order.
@@ -409,11 +487,11 @@ impl Plan {
 
     /// Replays once and measures every dispatch, by the device's clock where it has one that means
     /// something, otherwise by the host's. Of a plan that has [`run`](Self::run): the first time,
-    /// memory is fresh and drivers still compile.
+    /// memory is fresh and drivers still compile. Host steps run, unmeasured.
     ///
     /// # Errors
     ///
-    /// [`Error::Device`] when the device was lost.
+    /// As [`run`](Self::run).
     pub fn profile(&self) -> Result<Timeline> {
         let timestamps = self.gpu.device().features().contains(wgpu::Features::TIMESTAMP_QUERY);
         let by_device = if timestamps { self.measure_by_device()? } else { None };
@@ -443,57 +521,59 @@ impl Plan {
         let mut spans = Vec::with_capacity(self.steps.len());
         // By the host's clock, and by the device's from the first timestamp to the last.
         let (mut host_ms, mut first, mut last) = (0.0, None, 0.0);
-        let mut rest = &self.steps[..];
-        while !rest.is_empty() {
-            let mut total = 0.0;
-            let fits = |step: &&Step| {
-                total += step.estimated_ms * self.gpu.slowness();
-                total <= SUBMISSION_MS
-            };
-            let count = rest.iter().take(MOST).take_while(fits).count().max(1);
-            let (now, later) = rest.split_at(count);
-            rest = later;
+        for phase in &self.phases {
+            let Some(mut rest) = self.steps_to_measure(phase)? else { continue };
+            while !rest.is_empty() {
+                let mut total = 0.0;
+                let fits = |step: &&Step| {
+                    total += step.estimated_ms * self.gpu.slowness();
+                    total <= SUBMISSION_MS
+                };
+                let count = rest.iter().take(MOST).take_while(fits).count().max(1);
+                let (now, later) = rest.split_at(count);
+                rest = later;
 
-            let query_set = device.create_query_set(&wgpu::QuerySetDescriptor {
-                label: Some("profile"),
-                ty: wgpu::QueryType::Timestamp,
-                count: 2 * count as u32,
-            });
-            let size = 16 * count as u64;
-            let resolved = device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("timestamps"),
-                size,
-                usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
-                mapped_at_creation: false,
-            });
-            let mut encoder = device.create_command_encoder(&Default::default());
-            for (i, step) in now.iter().enumerate() {
-                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                    label: Some(&step.pipeline.label),
-                    timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
-                        query_set: &query_set,
-                        beginning_of_pass_write_index: Some(2 * i as u32),
-                        end_of_pass_write_index: Some(2 * i as u32 + 1),
-                    }),
+                let query_set = device.create_query_set(&wgpu::QuerySetDescriptor {
+                    label: Some("profile"),
+                    ty: wgpu::QueryType::Timestamp,
+                    count: 2 * count as u32,
                 });
-                self.parts_of(step).for_each(|part| part.encode(&mut pass));
-            }
-            encoder.resolve_query_set(&query_set, 0..2 * count as u32, &resolved, 0);
-            let commands = encoder.finish();
-            let start = Instant::now();
-            self.gpu.queue().submit([commands]);
-            self.gpu.wait("profiling")?;
-            host_ms += start.elapsed().as_secs_f64() * 1e3;
-            let bytes = self.gpu.download(&resolved, 0, size)?;
-            let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
-            for pair in ticks.chunks_exact(2) {
-                let [from, to] = [pair[0], pair[1]].map(|ticks| ticks as f64 * period_ms);
-                let origin = *first.get_or_insert(from);
-                if from < last || to < from {
-                    return Ok(None);
+                let size = 16 * count as u64;
+                let resolved = device.create_buffer(&wgpu::BufferDescriptor {
+                    label: Some("timestamps"),
+                    size,
+                    usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+                    mapped_at_creation: false,
+                });
+                let mut encoder = device.create_command_encoder(&Default::default());
+                for (i, step) in now.iter().enumerate() {
+                    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                        label: Some(&step.pipeline.label),
+                        timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+                            query_set: &query_set,
+                            beginning_of_pass_write_index: Some(2 * i as u32),
+                            end_of_pass_write_index: Some(2 * i as u32 + 1),
+                        }),
+                    });
+                    self.parts_of(step).for_each(|part| part.encode(&mut pass));
                 }
-                last = to;
-                spans.push((from - origin, to - from));
+                encoder.resolve_query_set(&query_set, 0..2 * count as u32, &resolved, 0);
+                let commands = encoder.finish();
+                let start = Instant::now();
+                self.gpu.queue().submit([commands]);
+                self.gpu.wait("profiling")?;
+                host_ms += start.elapsed().as_secs_f64() * 1e3;
+                let bytes = self.gpu.download(&resolved, 0, size)?;
+                let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
+                for pair in ticks.chunks_exact(2) {
+                    let [from, to] = [pair[0], pair[1]].map(|ticks| ticks as f64 * period_ms);
+                    let origin = *first.get_or_insert(from);
+                    if from < last || to < from {
+                        return Ok(None);
+                    }
+                    last = to;
+                    spans.push((from - origin, to - from));
+                }
             }
         }
         let sum: f64 = spans.iter().map(|(_, ms)| ms).sum();
@@ -506,20 +586,35 @@ impl Plan {
     fn measure_by_host(&self) -> Result<Vec<(f64, f64)>> {
         let mut spans = Vec::with_capacity(self.steps.len());
         let mut start_ms = 0.0;
-        for step in &self.steps {
-            let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            self.parts_of(step).for_each(|part| part.encode(&mut pass));
-            drop(pass);
-            let commands = encoder.finish();
-            let start = Instant::now();
-            self.gpu.queue().submit([commands]);
-            self.gpu.wait("profiling")?;
-            let ms = start.elapsed().as_secs_f64() * 1e3;
-            spans.push((start_ms, ms));
-            start_ms += ms;
+        for phase in &self.phases {
+            for step in self.steps_to_measure(phase)?.unwrap_or_default() {
+                let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                self.parts_of(step).for_each(|part| part.encode(&mut pass));
+                drop(pass);
+                let commands = encoder.finish();
+                let start = Instant::now();
+                self.gpu.queue().submit([commands]);
+                self.gpu.wait("profiling")?;
+                let ms = start.elapsed().as_secs_f64() * 1e3;
+                spans.push((start_ms, ms));
+                start_ms += ms;
+            }
         }
         Ok(spans)
+    }
+
+    /// The dispatches of a phase. Host steps run in it.
+    fn steps_to_measure(&self, phase: &Phase) -> Result<Option<&[Step]>> {
+        match *phase {
+            Phase::Dispatches(start, end) => return Ok(Some(&self.steps[start..end])),
+            Phase::Download(_) => {}
+            Phase::Host(i) => {
+                let host = &self.host_steps[i];
+                host.run(&self.gpu, host.download(&self.gpu))?;
+            }
+        }
+        Ok(None)
     }
 }
 

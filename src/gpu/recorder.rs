@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::host::HostStep;
+use super::kernel::Access;
 use super::{Kernel, Memory, Params, Profile};
 use crate::tensor::{Place, TensorId};
 use crate::{Shape, Tensor};
@@ -77,18 +79,26 @@ impl Dispatch {
         self.kernel.params.iter().find(|(name, _)| *name == "first_group").map(|(_, at)| *at)
     }
 
+    /// Whether `tensor` is bound to be written.
+    pub(super) fn writes(&self, tensor: &Tensor) -> bool {
+        let accesses = self.kernel.binding_numbers();
+        let mut bound = self.tensors.iter().zip(&accesses[1..]);
+        bound.any(|(t, (_, access))| t.id() == tensor.id() && *access == Access::Write)
+    }
+
     /// Bytes of all bound tensors: what a kernel moves that touches each element once.
     pub(super) fn bytes(&self) -> u64 {
         self.tensors.iter().map(|t| 4 * t.shape().len() as u64).sum()
     }
 }
 
-/// An ordered list of dispatches over virtual tensors. Makes no use of the GPU.
+/// An ordered list of dispatches over virtual tensors, with host steps between them. Makes no use of the GPU.
 #[derive(Clone, Debug)]
 pub struct Recorder {
     profile: Profile,
     scope: Arc<str>,
     pub(super) dispatches: Vec<Dispatch>,
+    pub(super) host_steps: Vec<HostStep>,
     /// Planned tensors whose elements shall be at a pinned place.
     pub(super) aliases: HashMap<TensorId, Tensor>,
 }
@@ -100,6 +110,7 @@ impl Recorder {
             profile: profile.clone(),
             scope: "".into(),
             dispatches: Vec::new(),
+            host_steps: Vec::new(),
             aliases: HashMap::new(),
         }
     }
@@ -192,6 +203,11 @@ impl Recorder {
 
     /// Appends all of `other`.
     pub fn append(&mut self, other: Recorder) {
+        let before = self.len();
+        for mut step in other.host_steps {
+            step.at += before;
+            self.host_steps.push(step);
+        }
         self.dispatches.extend(other.dispatches);
         self.aliases.extend(other.aliases);
     }

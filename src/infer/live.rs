@@ -116,7 +116,7 @@ impl Live {
     /// Appends the work to an application's own commands; the application submits. Dispatches are not
     /// spread over several submissions.
     pub fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
-        self.plan.encode(encoder);
+        self.plan.encode(encoder).expect("inference has no host steps");
     }
 
     /// `[1, height, width]` of RGBA pixels that the application fills; none where it gave a texture.
