@@ -27,10 +27,11 @@ use super::schedule::{Schedule, WarmupKind};
 use super::strict::{self, KeyError};
 use crate::data::augment::{Ratios, Resize};
 use crate::data::{Augmentation, Format, Order};
+use crate::gpu::Profile;
 pub use crate::infer::Slide;
 use crate::model::{LossSettings, ModelConfig, PRESETS};
 use crate::optim::AdamWSettings;
-use crate::{Error, Result};
+use crate::{Error, Result, Tape, Tensor};
 
 /// The longest recipe that is read.
 const MAX_BYTES: u64 = 1 << 20;
@@ -59,6 +60,8 @@ pub struct Recipe {
     pub eval: EvalTable,
     /// Checkpoints.
     pub checkpoint: CheckpointTable,
+    /// How a step uses memory.
+    pub train: TrainTable,
 }
 
 /// `[data]`: what data set it is and how batches are made.
@@ -162,6 +165,15 @@ pub struct CheckpointTable {
     pub keep_best: KeepBest,
 }
 
+/// `[train]`: how a step uses memory. It changes no result.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainTable {
+    /// Whether blocks of the encoder keep only their inputs for the backward pass, which then
+    /// computes them once more: less memory, about a third more time.
+    pub checkpoint_activations: bool,
+}
+
 /// A score by which checkpoints are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -191,6 +203,7 @@ impl Default for Recipe {
             loss: LossTable::default(),
             eval: EvalTable::default(),
             checkpoint: CheckpointTable::default(),
+            train: TrainTable::default(),
         }
     }
 }
@@ -320,6 +333,12 @@ impl Recipe {
                 ..base
             },
         })
+    }
+
+    /// A tape for a training step whose random numbers come from `state`.
+    pub fn tape(&self, profile: &Profile, state: &Tensor) -> Tape {
+        let tape = Tape::training(profile).randomised(state);
+        tape.checkpointing(self.train.checkpoint_activations)
     }
 
     /// How AdamW works.
@@ -497,8 +516,19 @@ impl Recipe {
         let number = |key: &'static str, value: f64, good: bool, wanted: &str| {
             check(value.is_finite() && good, key, || format!("{value} is not {wanted}"))
         };
-        let Self { name, seed, model, data, augment, optimizer, schedule, loss, eval, checkpoint } =
-            self;
+        let Self {
+            name,
+            seed,
+            model,
+            data,
+            augment,
+            optimizer,
+            schedule,
+            loss,
+            eval,
+            checkpoint,
+            train: TrainTable { checkpoint_activations: _ },
+        } = self;
         augment.validate()?;
 
         let plain = !name.is_empty()

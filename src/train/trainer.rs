@@ -18,7 +18,7 @@ use crate::model::Model;
 use crate::ops::{self, Normalize};
 use crate::optim::AdamW;
 use crate::picture::{Series, Sheet, SheetRow, curve};
-use crate::{Error, Gpu, Result, Tape, Tensor};
+use crate::{Error, Gpu, Result, Tensor};
 
 /// Names of the files in a run's folder.
 pub const LATEST: &str = "latest.safetensors";
@@ -314,8 +314,8 @@ impl Run {
     fn record(&mut self, shape: [usize; 3]) -> Result<Pass> {
         let rgba = Tensor::pinned("pictures", shape);
         let labels = Tensor::pinned("labels", [shape.iter().product::<usize>().div_ceil(4)]);
-        let mut tape = Tape::training(self.gpu.profile()).randomised(&self.random);
         let recipe = &self.options.recipe;
+        let mut tape = recipe.tape(self.gpu.profile(), &self.random);
         let config = self.model.config();
         let normalize = Normalize { mean: config.mean, std: config.std, flip: false };
         let image = ops::normalize(tape.recorder(), &rgba, normalize);
