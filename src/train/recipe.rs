@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
+use super::batch_size;
 use super::schedule::{Schedule, WarmupKind};
 use super::strict::{self, KeyError};
 use crate::data::augment::{Ratios, Resize};
@@ -31,6 +32,7 @@ use crate::gpu::Profile;
 pub use crate::infer::Slide;
 use crate::model::{LossSettings, ModelConfig, PRESETS};
 use crate::optim::AdamWSettings;
+use crate::wgpu::DeviceType;
 use crate::{Error, Result, Tape, Tensor};
 
 /// The longest recipe that is read.
@@ -70,8 +72,9 @@ pub struct Recipe {
 pub struct DataTable {
     /// How the data set lies on disk.
     pub format: Format,
-    /// Pictures per batch.
-    pub batch_size: usize,
+    /// Pictures per batch; `"auto"`: as many as `train.memory_budget_mib` allows.
+    #[serde(with = "strict::auto")]
+    pub batch_size: Option<usize>,
     /// Threads that read and distort samples; `"none"`: as many as the machine likes.
     #[serde(with = "strict::none")]
     pub workers: Option<usize>,
@@ -172,6 +175,17 @@ pub struct TrainTable {
     /// Whether blocks of the encoder keep only their inputs for the backward pass, which then
     /// computes them once more: less memory, about a third more time.
     pub checkpoint_activations: bool,
+    /// Memory in MiB that a step may take; `"none"`: half of the machine's on devices that share it, 4096
+    /// on others.
+    #[serde(with = "strict::none")]
+    pub memory_budget_mib: Option<u64>,
+}
+
+impl TrainTable {
+    /// Memory in bytes that a step may take on a device of a kind.
+    pub fn budget(&self, kind: DeviceType) -> u64 {
+        self.memory_budget_mib.map_or_else(|| batch_size::default_budget(kind), |mib| mib << 20)
+    }
 }
 
 /// A score by which checkpoints are compared.
@@ -212,7 +226,7 @@ impl Default for DataTable {
     fn default() -> Self {
         Self {
             format: Format::Auto,
-            batch_size: 16,
+            batch_size: Some(16),
             workers: None,
             order: Order::Shuffle,
             seed: None,
@@ -314,7 +328,7 @@ impl Recipe {
                 ..official(640, 1.0)
             },
             _ => Self {
-                data: DataTable { batch_size: 4, order: Order::Stride, ..base.data },
+                data: DataTable { batch_size: Some(4), order: Order::Stride, ..base.data },
                 optimizer: OptimizerTable {
                     lr: 3e-3,
                     weight_decay: 0.01,
@@ -527,7 +541,7 @@ impl Recipe {
             loss,
             eval,
             checkpoint,
-            train: TrainTable { checkpoint_activations: _ },
+            train,
         } = self;
         augment.validate()?;
 
@@ -544,7 +558,9 @@ impl Recipe {
         let classes = if model.num_classes == 0 { 2 } else { model.num_classes };
         ModelConfig { num_classes: classes, ..model.clone() }.validate()?;
 
-        at_least_1("data.batch_size", data.batch_size, 4096)?;
+        if let Some(pictures) = data.batch_size {
+            at_least_1("data.batch_size", pictures, batch_size::MOST)?;
+        }
         if let Some(workers) = data.workers {
             at_least_1("data.workers", workers, 1024)?;
         }
@@ -594,7 +610,11 @@ impl Recipe {
                 at_least_1("eval.slide.stride", *stride, *crop)?;
             }
         }
-        at_least_1("checkpoint.every", checkpoint.every, 1 << 30)
+        at_least_1("checkpoint.every", checkpoint.every, 1 << 30)?;
+        if let Some(mib) = train.memory_budget_mib {
+            at_least_1("train.memory_budget_mib", mib as usize, 1 << 30)?;
+        }
+        Ok(())
     }
 }
 
@@ -800,7 +820,7 @@ mod tests {
         for recipe in [&t, &s, &b, &l, &get("swin-b")] {
             assert_eq!(recipe.optimizer, OptimizerTable::default());
             assert_eq!(recipe.schedule, ScheduleTable::default());
-            assert_eq!((recipe.data.batch_size, recipe.data.order), (16, Order::Shuffle));
+            assert_eq!((recipe.data.batch_size, recipe.data.order), (Some(16), Order::Shuffle));
         }
     }
 
@@ -912,7 +932,7 @@ mod tests {
         }
         assert_eq!(
             error("", &["data.batch_size=many"]),
-            "--set data.batch_size: a whole number of at least 0 is wanted, not the string \"many\""
+            "--set data.batch_size: a whole number of at least 0 is wanted, not the string \"many\", or \"auto\""
         );
         assert_eq!(error("seed = 1", &["seed.x=1"]), "--set seed.x=1: seed is no table");
     }
