@@ -163,6 +163,35 @@ fn models_are_described_without_a_gpu() {
 }
 
 #[test]
+fn a_step_is_profiled() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace.json");
+    let out = run_well(&[
+        "profile",
+        "--preset",
+        "quickstart",
+        "--size",
+        "32x40",
+        "--batch",
+        "1",
+        "--runs",
+        "1",
+        "--set",
+        "model.num_classes=3",
+        "--trace",
+        trace.to_str().unwrap(),
+    ]);
+    for part in ["share", "optim.adamw", "\nall ", "replay ", "ui.perfetto.dev"] {
+        assert!(out.contains(part), "{part:?} is not in {out}");
+    }
+    let trace: Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    for part in ["backbone", "layers.3", "semantic_layer", "backward", "update", "activations"] {
+        assert!(events.iter().any(|e| e["name"] == part), "{part} is not in the trace");
+    }
+}
+
+#[test]
 fn a_reader_that_leaves_is_no_error() {
     use std::io::Read;
     let mut command = command(&["describe", "--preset", "quickstart"]);

@@ -19,14 +19,16 @@ pub struct Tape {
     training: bool,
     random: Option<Tensor>,
     streams: u32,
+    checkpointing: bool,
+    /// Within a segment that will be recorded again.
+    forgetting: bool,
 }
 
-/// Turns the gradient of an op's output into gradients of its inputs.
-type BackwardFn = Box<dyn FnOnce(&mut Recorder, &Tensor, &mut Gradients)>;
+/// Turns the gradients of an op's outputs into gradients of its inputs.
+type BackwardFn = Box<dyn FnOnce(&mut Recorder, &mut Gradients)>;
 
 /// One op that gradients flow through.
 struct Step {
-    output: TensorId,
     scope: Arc<str>,
     backward: BackwardFn,
 }
@@ -52,7 +54,15 @@ impl Tape {
     /// [`randomised`](Self::randomised).
     pub fn training(profile: &Profile) -> Self {
         let recorder = Recorder::new(profile);
-        Self { recorder, steps: Vec::new(), training: true, random: None, streams: 0 }
+        Self {
+            recorder,
+            steps: Vec::new(),
+            training: true,
+            random: None,
+            streams: 0,
+            checkpointing: false,
+            forgetting: false,
+        }
     }
 
     /// A tape that cannot be run backwards.
@@ -63,6 +73,12 @@ impl Tape {
     /// Turns dropout and drop path on. `state`: `[4]` of `u32`, seed and step, low word first.
     pub fn randomised(mut self, state: &Tensor) -> Self {
         self.random = Some(state.clone());
+        self
+    }
+
+    /// Whether [`segment`](Self::segment)s are recorded again in the backward pass.
+    pub fn checkpointing(mut self, yes: bool) -> Self {
+        self.checkpointing = yes;
         self
     }
 
@@ -112,19 +128,70 @@ impl Tape {
             return output;
         }
         let output = output.tracked();
+        if self.forgetting {
+            return output;
+        }
         let slots =
             inputs.map(|t| Slot { id: t.id(), shape: t.shape().clone(), tracked: t.is_tracked() });
-        let step = Step {
-            output: output.id(),
-            scope: self.recorder.scope().clone(),
-            backward: Box::new(move |recorder, grad, grads| {
-                for (slot, grad) in slots.into_iter().zip(backward(recorder, grad)) {
-                    grads.accumulate(recorder, slot, grad);
-                }
-            }),
-        };
-        self.steps.push(step);
+        let id = output.id();
+        self.push(move |recorder, grads| {
+            // An output that nothing used has no gradient, and neither has what led to it.
+            let Some(grad) = grads.by_id.remove(&id) else { return };
+            for (slot, grad) in slots.into_iter().zip(backward(recorder, &grad)) {
+                grads.accumulate(recorder, slot, grad);
+            }
+        });
         output
+    }
+
+    fn push(&mut self, backward: impl FnOnce(&mut Recorder, &mut Gradients) + 'static) {
+        let (scope, backward) = (self.recorder.scope().clone(), Box::new(backward));
+        self.steps.push(Step { scope, backward });
+    }
+
+    /// Records `ops`, a part of the model that reads `x`. On a tape that is
+    /// [`checkpointing`](Self::checkpointing) only `x` is kept for the backward pass, where `ops` is
+    /// recorded once more: less memory for more time (Chen et al. 2016,
+    /// <https://arxiv.org/abs/1604.06174>). Gradients have the same bits either way.
+    ///
+    /// `ops` must record the same each time it is called, and must not change a state such as the
+    /// running mean of a batch norm.
+    pub fn segment<const N: usize>(
+        &mut self,
+        x: &Tensor,
+        ops: impl Fn(&mut Self, &Tensor) -> [Tensor; N] + 'static,
+    ) -> [Tensor; N] {
+        if !self.training || !self.checkpointing || self.forgetting {
+            return ops(self, x);
+        }
+        let (random, streams) = (self.random.clone(), self.streams);
+        self.forgetting = true;
+        let outputs = ops(self, x);
+        self.forgetting = false;
+        if !outputs.iter().any(Tensor::is_tracked) {
+            return outputs;
+        }
+        let (x, ids) = (x.clone(), outputs.each_ref().map(Tensor::id));
+        self.push(move |recorder, grads| {
+            if !ids.iter().any(|id| grads.by_id.contains_key(id)) {
+                return;
+            }
+            let profile = recorder.profile().clone();
+            let mut tape = Self { random, streams, ..Self::training(&profile) };
+            std::mem::swap(&mut tape.recorder, recorder);
+            let start = tape.recorder.len();
+            for (id, output) in ids.iter().zip(ops(&mut tape, &x)) {
+                if let Some(grad) = grads.by_id.remove(id) {
+                    grads.by_id.insert(output.id(), grad);
+                }
+            }
+            std::mem::swap(&mut tape.recorder, recorder);
+            let end = recorder.len();
+            run_backwards(tape.steps, recorder, grads);
+            // The last product, for one, is not needed again.
+            recorder.drop_unread(start..end);
+        });
+        outputs
     }
 
     /// Ends the tape without running it backwards.
@@ -146,18 +213,26 @@ impl Tape {
             let slot = Slot { id, shape, tracked: output.is_tracked() };
             grads.accumulate(&mut self.recorder, slot, Some(seed.clone()));
         }
-        let outer = self.recorder.scope().clone();
-        for step in self.steps.into_iter().rev() {
-            // An output that nothing used has no gradient, and neither has what led to it.
-            if let Some(grad) = grads.by_id.remove(&step.output) {
-                self.recorder.enter(format!("backward/{}", step.scope));
-                (step.backward)(&mut self.recorder, &grad, &mut grads);
-            }
-        }
-        self.recorder.enter(outer);
+        run_backwards(self.steps, &mut self.recorder, &mut grads);
         (self.recorder, grads)
     }
 }
+
+fn run_backwards(steps: Vec<Step>, recorder: &mut Recorder, grads: &mut Gradients) {
+    let outer = recorder.scope().clone();
+    for step in steps.into_iter().rev() {
+        if step.scope.starts_with(BACKWARD) {
+            recorder.enter(step.scope);
+        } else {
+            recorder.enter(format!("{BACKWARD}{}", step.scope));
+        }
+        (step.backward)(recorder, grads);
+    }
+    recorder.enter(outer);
+}
+
+/// The scope of the backward pass.
+const BACKWARD: &str = "backward/";
 
 /// Gradients of the leaves of a tape.
 #[derive(Debug)]

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use crate::gpu::{Description, Plan, Profile, Recorder, adapters};
 use crate::model::{Model, ModelConfig};
 use crate::train::step::Step;
+use crate::wgpu::DeviceType;
 use crate::{Error, Result};
 
 use super::devices::choose;
@@ -30,9 +31,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, device: Option<&str>) -> Result<ExitCode> {
-    let Subject { recipe, model, size: [height, width], batch, classes_given } =
-        args.step.subject()?;
-    let (profile, limits) = limits(device)?;
+    let subject = args.step.subject()?;
+    let (profile, kind, limits) = limits(device)?;
+    let batch = subject.batch(&profile, kind)?;
+    let Subject { recipe, model, size: [height, width], classes_given, .. } = subject;
 
     let mut text = format!("{}: {} classes", recipe.name, recipe.model.num_classes);
     if !classes_given {
@@ -64,17 +66,18 @@ pub(crate) fn run(args: &Args, device: Option<&str>) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the chosen device allows, and its name.
-fn limits(device: Option<&str>) -> Result<(Profile, String)> {
+/// What the chosen device allows, its kind and its name.
+fn limits(device: Option<&str>) -> Result<(Profile, DeviceType, String)> {
     if device.is_none() {
-        return Ok((Profile::default(), "WebGPU's defaults".into()));
+        return Ok((Profile::default(), DeviceType::Other, "WebGPU's defaults".into()));
     }
     let reports = adapters();
     let chosen = choose(&reports, device).ok_or_else(|| {
         let names: Vec<_> = reports.iter().map(|report| report.info.name.as_str()).collect();
         Error::NoGpu(format!("{:?} is none of: {}", device.unwrap_or_default(), names.join(", ")))
     })?;
-    Ok((Profile::of(&reports[chosen]), reports[chosen].info.name.clone()))
+    let info = &reports[chosen].info;
+    Ok((Profile::of(&reports[chosen]), info.device_type, info.name.clone()))
 }
 
 /// A table of the stages, and the parameters of what is around them.

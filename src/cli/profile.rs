@@ -45,8 +45,13 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, open: impl FnOnce() -> Result<Gpu>) -> Result<ExitCode> {
-    let Subject { recipe, model, size, batch, .. } = args.step.subject()?;
+    let subject = args.step.subject()?;
     let gpu = open()?;
+    let batch = match args.inference {
+        true => 1,
+        false => subject.batch(gpu.profile(), gpu.kind())?,
+    };
+    let Subject { recipe, model, size, .. } = subject;
     let start = Instant::now();
     let mut step = match args.inference {
         true => Step::inference(&model, gpu.profile(), size),

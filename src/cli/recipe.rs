@@ -6,8 +6,11 @@ use std::path::PathBuf;
 use clap::builder::TypedValueParser as _;
 
 use crate::Result;
+use crate::gpu::Profile;
 use crate::model::{Model, ModelConfig, PRESETS};
+use crate::train::batch_size::largest_batch;
 use crate::train::recipe::Recipe;
+use crate::wgpu::DeviceType;
 
 /// Which step to look at.
 #[derive(Debug, clap::Args)]
@@ -42,7 +45,8 @@ pub(super) struct Subject {
     pub(super) recipe: Recipe,
     pub(super) model: Model,
     pub(super) size: [usize; 2],
-    pub(super) batch: usize,
+    /// None: as many as fit.
+    batch: Option<usize>,
     /// Whether the recipe says how many classes there are, not we.
     pub(super) classes_given: bool,
 }
@@ -59,9 +63,18 @@ impl StepArgs {
         if !classes_given {
             recipe.set_num_classes(ModelConfig::default().num_classes)?;
         }
-        let batch = self.batch.unwrap_or(recipe.data.batch_size);
+        let batch = self.batch.or(recipe.data.batch_size);
         let model = Model::new(&recipe.model)?;
         Ok(Subject { recipe, model, size: self.size, batch, classes_given })
+    }
+}
+
+impl Subject {
+    /// Pictures per training step on a device of a kind.
+    pub(super) fn batch(&self, profile: &Profile, kind: DeviceType) -> Result<usize> {
+        let Self { recipe, model, size, batch, .. } = self;
+        let fitting = || largest_batch(recipe, model, profile, *size, recipe.train.budget(kind));
+        batch.map_or_else(fitting, Ok)
     }
 }
 

@@ -20,7 +20,7 @@ struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
     profile: Profile,
-    name: String,
+    info: wgpu::AdapterInfo,
     checked: bool,
     dispatch_ms: f32,
     pipelines: Mutex<HashMap<PipelineKey, PipelineCell>>,
@@ -233,7 +233,7 @@ impl Gpu {
             device,
             queue,
             profile,
-            name: info.name.clone(),
+            info: info.clone(),
             checked: options.checked,
             dispatch_ms: options.dispatch_ms.unwrap_or(100.0),
             pipelines: Mutex::default(),
@@ -256,7 +256,12 @@ impl Gpu {
 
     /// The adapter's name.
     pub fn name(&self) -> &str {
-        &self.inner.name
+        &self.inner.info.name
+    }
+
+    /// Whether it is a card of its own, shares the machine's memory, or is software.
+    pub fn kind(&self) -> wgpu::DeviceType {
+        self.inner.info.device_type
     }
 
     /// What kernels and plans need to know of the device.

@@ -1,11 +1,11 @@
 //! [`Recorder`]: the list of dispatches that ops append to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::host::HostStep;
-use super::kernel::Access;
-use super::{Kernel, Memory, Params, Profile};
+use super::{Access, Kernel, Memory, Params, Profile};
 use crate::tensor::{Place, TensorId};
 use crate::{Shape, Tensor};
 
@@ -189,6 +189,32 @@ impl Recorder {
             self.aliases.insert(tensor.id(), at.clone());
         }
         free
+    }
+
+    /// Drops those of some dispatches whose results no later dispatch reads.
+    pub(crate) fn drop_unread(&mut self, range: Range<usize>) {
+        let mut read: HashSet<TensorId> = HashSet::new();
+        let mut unread: HashSet<usize> = HashSet::new();
+        for (i, dispatch) in self.dispatches.iter().enumerate().skip(range.start).rev() {
+            let numbers = &dispatch.kernel.binding_numbers()[1..];
+            let bound = || dispatch.tensors.iter().zip(numbers);
+            let needed = |tensor: &Tensor| {
+                let planned = matches!(tensor.place(), Place::Planned);
+                !planned || self.aliases.contains_key(&tensor.id()) || read.contains(&tensor.id())
+            };
+            let mut written = bound().filter(|(_, (_, access))| *access == Access::Write);
+            if range.contains(&i) && !written.any(|(tensor, _)| needed(tensor)) {
+                unread.insert(i);
+                continue;
+            }
+            // What is written may be read, too: a kernel can add to it.
+            read.extend(bound().map(|(tensor, _)| tensor.id()));
+        }
+        let mut i = 0;
+        self.dispatches.retain(|_| {
+            i += 1;
+            !unread.contains(&(i - 1))
+        });
     }
 
     /// How many dispatches were recorded.

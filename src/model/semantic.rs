@@ -5,7 +5,7 @@ use crate::{Tape, Tensor, ops};
 
 /// One semantic block: `t + gamma · dropout(res(softmax(q kᵀ) v))`, where `q` and `k` are class
 /// logits of the tokens and `q` is also the block's prediction.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SemanticAttention {
     mlp_cls_q: Linear,
     mlp_cls_k: Linear,
@@ -50,7 +50,7 @@ impl SemanticAttention {
 /// Layer norm, then a chain of semantic blocks inside windows or over the whole map.
 ///
 /// The map is replaced by its normalised version: there is no skip around the norm.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SemanticLayer {
     norm1: LayerNorm,
     class_injection: Vec<SemanticAttention>,

@@ -139,11 +139,18 @@ impl Stage {
     fn forward(&self, tape: &mut Tape, x: &Tensor) -> (Option<Tensor>, Tensor) {
         let mut x = x.clone();
         for (i, block) in self.blocks.iter().enumerate() {
-            x = tape.scope(format!("blocks.{i}"), |tape| block.forward(tape, &x));
+            let block = block.clone();
+            x = tape.scope(format!("blocks.{i}"), |tape| {
+                let [y] = tape.segment(&x, move |tape, x| [block.forward(tape, x)]);
+                y
+            });
         }
         match &self.semantic_layer {
             Some(layer) => {
-                let (prior, x) = tape.scope("semantic_layer", |tape| layer.forward(tape, &x));
+                let layer = layer.clone();
+                let [prior, x] = tape.scope("semantic_layer", |tape| {
+                    tape.segment(&x, move |tape, x| layer.forward(tape, x).into())
+                });
                 (Some(prior), x)
             }
             None => (None, x),
@@ -152,7 +159,7 @@ impl Stage {
 }
 
 /// Attention within windows and an MLP, each with a norm before it and a skip around it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SwinBlock {
     norm1: LayerNorm,
     attn: WindowAttention,
@@ -197,7 +204,7 @@ impl SwinBlock {
 }
 
 /// Attention within windows, with a learned bias per relative position (W-MSA, SW-MSA).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct WindowAttention {
     qkv: Linear,
     proj: Linear,

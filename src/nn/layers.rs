@@ -5,7 +5,7 @@ use crate::ops::{self, Running};
 use crate::{Tape, Tensor};
 
 /// A fully connected layer, `y = x · weightᵀ + bias`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Linear {
     /// `[outputs, inputs]`
     pub weight: Tensor,
@@ -47,7 +47,7 @@ impl Linear {
 }
 
 /// Layer normalisation over the last axis.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct LayerNorm {
     weight: Tensor,
     bias: Tensor,

@@ -1,6 +1,7 @@
 //! Training: recipes, schedules, metrics, the log and the display.
 //!
 //! - [`trainer`]: the loop itself
+//! - [`batch_size`]: how many pictures fit
 //! - [`step`]: one step by itself, to look at
 //! - [`recipe`]: everything that decides a run, from a TOML file
 //! - [`schedule`]: the learning rate of each iteration
@@ -9,6 +10,7 @@
 //! - [`log`]: the run's record on disk
 //! - [`progress`]: what the terminal shows meanwhile
 
+pub mod batch_size;
 pub mod evaluate;
 pub mod log;
 pub mod metrics;

@@ -23,14 +23,17 @@ use serde::{Deserialize, Serialize};
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
+use super::batch_size;
 use super::schedule::{Schedule, WarmupKind};
 use super::strict::{self, KeyError};
 use crate::data::augment::{Ratios, Resize};
 use crate::data::{Augmentation, Format, Order};
+use crate::gpu::Profile;
 pub use crate::infer::Slide;
 use crate::model::{LossSettings, ModelConfig, PRESETS};
 use crate::optim::AdamWSettings;
-use crate::{Error, Result};
+use crate::wgpu::DeviceType;
+use crate::{Error, Result, Tape, Tensor};
 
 /// The longest recipe that is read.
 const MAX_BYTES: u64 = 1 << 20;
@@ -59,6 +62,8 @@ pub struct Recipe {
     pub eval: EvalTable,
     /// Checkpoints.
     pub checkpoint: CheckpointTable,
+    /// How a step uses memory.
+    pub train: TrainTable,
 }
 
 /// `[data]`: what data set it is and how batches are made.
@@ -67,8 +72,9 @@ pub struct Recipe {
 pub struct DataTable {
     /// How the data set lies on disk.
     pub format: Format,
-    /// Pictures per batch.
-    pub batch_size: usize,
+    /// Pictures per batch; `"auto"`: as many as `train.memory_budget_mib` allows.
+    #[serde(with = "strict::auto")]
+    pub batch_size: Option<usize>,
     /// Threads that read and distort samples; `"none"`: as many as the machine likes.
     #[serde(with = "strict::none")]
     pub workers: Option<usize>,
@@ -162,6 +168,26 @@ pub struct CheckpointTable {
     pub keep_best: KeepBest,
 }
 
+/// `[train]`: how a step uses memory. It changes no result.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainTable {
+    /// Whether blocks of the encoder keep only their inputs for the backward pass, which then
+    /// computes them once more: less memory, about a third more time.
+    pub checkpoint_activations: bool,
+    /// Memory in MiB that a step may take; `"none"`: half of the machine's on devices that share it, 4096
+    /// on others.
+    #[serde(with = "strict::none")]
+    pub memory_budget_mib: Option<u64>,
+}
+
+impl TrainTable {
+    /// Memory in bytes that a step may take on a device of a kind.
+    pub fn budget(&self, kind: DeviceType) -> u64 {
+        self.memory_budget_mib.map_or_else(|| batch_size::default_budget(kind), |mib| mib << 20)
+    }
+}
+
 /// A score by which checkpoints are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -191,6 +217,7 @@ impl Default for Recipe {
             loss: LossTable::default(),
             eval: EvalTable::default(),
             checkpoint: CheckpointTable::default(),
+            train: TrainTable::default(),
         }
     }
 }
@@ -199,7 +226,7 @@ impl Default for DataTable {
     fn default() -> Self {
         Self {
             format: Format::Auto,
-            batch_size: 16,
+            batch_size: Some(16),
             workers: None,
             order: Order::Shuffle,
             seed: None,
@@ -301,7 +328,7 @@ impl Recipe {
                 ..official(640, 1.0)
             },
             _ => Self {
-                data: DataTable { batch_size: 4, order: Order::Stride, ..base.data },
+                data: DataTable { batch_size: Some(4), order: Order::Stride, ..base.data },
                 optimizer: OptimizerTable {
                     lr: 3e-3,
                     weight_decay: 0.01,
@@ -320,6 +347,12 @@ impl Recipe {
                 ..base
             },
         })
+    }
+
+    /// A tape for a training step whose random numbers come from `state`.
+    pub fn tape(&self, profile: &Profile, state: &Tensor) -> Tape {
+        let tape = Tape::training(profile).randomised(state);
+        tape.checkpointing(self.train.checkpoint_activations)
     }
 
     /// How AdamW works.
@@ -497,8 +530,19 @@ impl Recipe {
         let number = |key: &'static str, value: f64, good: bool, wanted: &str| {
             check(value.is_finite() && good, key, || format!("{value} is not {wanted}"))
         };
-        let Self { name, seed, model, data, augment, optimizer, schedule, loss, eval, checkpoint } =
-            self;
+        let Self {
+            name,
+            seed,
+            model,
+            data,
+            augment,
+            optimizer,
+            schedule,
+            loss,
+            eval,
+            checkpoint,
+            train,
+        } = self;
         augment.validate()?;
 
         let plain = !name.is_empty()
@@ -514,7 +558,9 @@ impl Recipe {
         let classes = if model.num_classes == 0 { 2 } else { model.num_classes };
         ModelConfig { num_classes: classes, ..model.clone() }.validate()?;
 
-        at_least_1("data.batch_size", data.batch_size, 4096)?;
+        if let Some(pictures) = data.batch_size {
+            at_least_1("data.batch_size", pictures, batch_size::MOST)?;
+        }
         if let Some(workers) = data.workers {
             at_least_1("data.workers", workers, 1024)?;
         }
@@ -564,7 +610,11 @@ impl Recipe {
                 at_least_1("eval.slide.stride", *stride, *crop)?;
             }
         }
-        at_least_1("checkpoint.every", checkpoint.every, 1 << 30)
+        at_least_1("checkpoint.every", checkpoint.every, 1 << 30)?;
+        if let Some(mib) = train.memory_budget_mib {
+            at_least_1("train.memory_budget_mib", mib as usize, 1 << 30)?;
+        }
+        Ok(())
     }
 }
 
@@ -770,7 +820,7 @@ mod tests {
         for recipe in [&t, &s, &b, &l, &get("swin-b")] {
             assert_eq!(recipe.optimizer, OptimizerTable::default());
             assert_eq!(recipe.schedule, ScheduleTable::default());
-            assert_eq!((recipe.data.batch_size, recipe.data.order), (16, Order::Shuffle));
+            assert_eq!((recipe.data.batch_size, recipe.data.order), (Some(16), Order::Shuffle));
         }
     }
 
@@ -882,7 +932,7 @@ mod tests {
         }
         assert_eq!(
             error("", &["data.batch_size=many"]),
-            "--set data.batch_size: a whole number of at least 0 is wanted, not the string \"many\""
+            "--set data.batch_size: a whole number of at least 0 is wanted, not the string \"many\", or \"auto\""
         );
         assert_eq!(error("seed = 1", &["seed.x=1"]), "--set seed.x=1: seed is no table");
     }

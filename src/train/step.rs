@@ -47,7 +47,7 @@ impl Step {
         let pictures = Tensor::pinned("pictures", [batch, height, width]);
         let labels = Tensor::pinned("labels", [(batch * height * width).div_ceil(4)]);
         let state = Tensor::pinned("random state", [4]);
-        let mut tape = Tape::training(profile).randomised(&state);
+        let mut tape = recipe.tape(profile, &state);
         let image = ops::normalize(tape.recorder(), &pictures, normalize(model));
         let losses = model.losses(&mut tape, &image, &labels, recipe.loss_settings());
         let (mut recorder, gradients) = tape.backward(&losses.total);

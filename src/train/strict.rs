@@ -48,35 +48,65 @@ pub(crate) fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) 
 pub(crate) mod none {
     use super::*;
 
-    pub(crate) fn serialize<T, S>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error>
-    where
-        T: Serialize,
-        S: Serializer,
-    {
-        match value {
-            Some(value) => value.serialize(serializer),
-            None => serializer.serialize_str("none"),
-        }
+    pub(crate) fn serialize<T: Serialize, S: Serializer>(
+        value: &Option<T>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serialize_or("none", value, serializer)
     }
 
-    pub(crate) fn deserialize<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
-    where
-        T: DeserializeOwned,
-        D: Deserializer<'de>,
-    {
-        let value = Value::deserialize(deserializer)?;
-        if value.as_str() == Some("none") {
-            return Ok(None);
-        }
-        let value = T::deserialize(Strict { value, key: String::new() });
-        value.map(Some).map_err(|error| {
-            let within = match error.key.as_str() {
-                "" => String::new(),
-                key => format!("{key}: "),
-            };
-            D::Error::custom(format!("{within}{}, or \"none\"", error.reason))
-        })
+    pub(crate) fn deserialize<'de, T: DeserializeOwned, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<T>, D::Error> {
+        deserialize_or("none", deserializer)
     }
+}
+
+/// For `#[serde(with = "strict::auto")]`: an absent value is written `"auto"`, and found out later.
+pub(crate) mod auto {
+    use super::*;
+
+    pub(crate) fn serialize<T: Serialize, S: Serializer>(
+        value: &Option<T>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serialize_or("auto", value, serializer)
+    }
+
+    pub(crate) fn deserialize<'de, T: DeserializeOwned, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<T>, D::Error> {
+        deserialize_or("auto", deserializer)
+    }
+}
+
+fn serialize_or<T: Serialize, S: Serializer>(
+    word: &str,
+    value: &Option<T>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => value.serialize(serializer),
+        None => serializer.serialize_str(word),
+    }
+}
+
+fn deserialize_or<'de, T: DeserializeOwned, D: Deserializer<'de>>(
+    word: &str,
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    if value.as_str() == Some(word) {
+        return Ok(None);
+    }
+    let value = T::deserialize(Strict { value, key: String::new() });
+    value.map(Some).map_err(|error| {
+        let within = match error.key.as_str() {
+            "" => String::new(),
+            key => format!("{key}: "),
+        };
+        D::Error::custom(format!("{within}{}, or {word:?}", error.reason))
+    })
 }
 
 struct Strict {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use super::batch_size::largest_batch;
 use super::evaluate::{EvalOptions, evaluate};
 use super::log::{self, Event, RunLog, Start, Step};
 use super::metrics::Scores;
@@ -18,7 +19,7 @@ use crate::model::Model;
 use crate::ops::{self, Normalize};
 use crate::optim::AdamW;
 use crate::picture::{Series, Sheet, SheetRow, curve};
-use crate::{Error, Gpu, Result, Tape, Tensor};
+use crate::{Error, Gpu, Result, Tensor};
 
 /// Names of the files in a run's folder.
 pub const LATEST: &str = "latest.safetensors";
@@ -113,6 +114,7 @@ struct Run {
     log: RunLog,
     progress: Progress,
     pace: Pace,
+    batch_size: usize,
     /// Complete ones.
     iteration: usize,
     best: Option<f64>,
@@ -140,6 +142,16 @@ impl Run {
         eval_items.truncate(recipe.eval.max_images.unwrap_or(usize::MAX));
 
         let model = Arc::new(Model::new(&recipe.model)?);
+        let batch_size = match recipe.data.batch_size {
+            Some(pictures) => pictures,
+            None => {
+                let size = picture_size(recipe, &dataset, &train_items)?;
+                let budget = recipe.train.budget(gpu.kind());
+                largest_batch(recipe, &model, gpu.profile(), size, budget)?
+            }
+        };
+        options.recipe.data.batch_size = Some(batch_size);
+        let recipe = &options.recipe;
         let mut adamw = AdamW::new(model.parameters(), recipe.adamw_settings());
         adamw.set_groups(gpu, model.parameters(), |name, rank| {
             (1.0, recipe.optimizer.weight_decay_of(name, rank) as f32)
@@ -186,6 +198,7 @@ impl Run {
             log,
             progress,
             pace: Pace::default(),
+            batch_size,
             iteration,
             best,
             options,
@@ -208,7 +221,7 @@ impl Run {
             device: self.gpu.name(),
             parameters,
             iterations: recipe.schedule.iterations,
-            batch_size: recipe.data.batch_size,
+            batch_size: self.batch_size,
             train_images: self.train_items.len(),
             eval_images: self.eval_items.len(),
         }))?;
@@ -233,7 +246,7 @@ impl Run {
             self.dataset.clone(),
             self.train_items.clone(),
             LoaderOptions {
-                batch_size: recipe.data.batch_size,
+                batch_size: self.batch_size,
                 workers: recipe.data.workers.unwrap_or_else(default_workers),
                 seed: recipe.data_seed(),
                 order: recipe.data.order,
@@ -272,7 +285,7 @@ impl Run {
                     format!("the loss is {loss}; lower optimizer.lr or set optimizer.clip_norm"),
                 ));
             }
-            self.pace.step(recipe.data.batch_size * accumulate, start.elapsed());
+            self.pace.step(self.batch_size * accumulate, start.elapsed());
             let has_cate = recipe.model.num_sem_blocks.iter().any(|&n| n > 0);
             let step = Step {
                 iteration: self.iteration,
@@ -314,8 +327,8 @@ impl Run {
     fn record(&mut self, shape: [usize; 3]) -> Result<Pass> {
         let rgba = Tensor::pinned("pictures", shape);
         let labels = Tensor::pinned("labels", [shape.iter().product::<usize>().div_ceil(4)]);
-        let mut tape = Tape::training(self.gpu.profile()).randomised(&self.random);
         let recipe = &self.options.recipe;
+        let mut tape = recipe.tape(self.gpu.profile(), &self.random);
         let config = self.model.config();
         let normalize = Normalize { mean: config.mean, std: config.std, flip: false };
         let image = ops::normalize(tape.recorder(), &rgba, normalize);
@@ -436,6 +449,21 @@ impl Run {
                 .collect(),
         };
         sheet.draw().write_png(&folder.join("comparison.png"))
+    }
+}
+
+/// Height and width of the pictures of a batch.
+fn picture_size(recipe: &Recipe, dataset: &Dataset, items: &[Item]) -> Result<[usize; 2]> {
+    match (recipe.augment.crop_size, &recipe.augment.resize, items) {
+        (Some(size), ..) => Ok(size),
+        (None, None, [first, ..]) => {
+            let image = dataset.load(first)?.image;
+            Ok([image.height, image.width])
+        }
+        _ => Err(Error::invalid(
+            "data.batch_size",
+            "\"auto\" needs augment.crop_size, or pictures that keep their size",
+        )),
     }
 }
 
