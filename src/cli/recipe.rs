@@ -1,27 +1,22 @@
 //! A recipe's model and the size of a step, for the subcommands that look at a step.
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::builder::TypedValueParser as _;
 
 use crate::Result;
-use crate::model::{Model, ModelConfig, PRESETS};
+use crate::model::{Model, ModelConfig};
 use crate::train::recipe::Recipe;
 
 /// Which step to look at.
 #[derive(Debug, clap::Args)]
 pub(super) struct StepArgs {
-    /// The recipe
-    #[arg(
-        value_name = "RECIPE.toml",
-        conflicts_with = "preset",
-        required_unless_present = "preset"
-    )]
+    /// The recipe: a file, or the name of one that comes with the program
+    #[arg(value_name = "RECIPE", conflicts_with = "preset", required_unless_present = "preset")]
     recipe: Option<PathBuf>,
 
-    /// A recipe that comes with the program
-    #[arg(long, value_name = "NAME", long_help = preset_help())]
+    /// A recipe that comes with the program; `semask-gpu recipes` lists them
+    #[arg(long, value_name = "NAME")]
     preset: Option<String>,
 
     /// Height and width of the pictures
@@ -50,7 +45,7 @@ pub(super) struct Subject {
 impl StepArgs {
     pub(super) fn subject(&self) -> Result<Subject> {
         let mut recipe = match (&self.recipe, &self.preset) {
-            (Some(path), _) => Recipe::load_with(path, &self.set)?,
+            (Some(recipe), _) => Recipe::find(recipe, &self.set)?,
             (None, preset) => {
                 Recipe::preset_with(preset.as_deref().expect("clap wants one"), &self.set)?
             }
@@ -63,14 +58,6 @@ impl StepArgs {
         let model = Model::new(&recipe.model)?;
         Ok(Subject { recipe, model, size: self.size, batch, classes_given })
     }
-}
-
-fn preset_help() -> String {
-    let mut text = String::from("A recipe that comes with the program:");
-    for (name, about) in PRESETS {
-        let _ = write!(text, "\n  {name:12} {about}");
-    }
-    text
 }
 
 /// Height and width of `HxW`.
