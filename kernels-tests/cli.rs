@@ -151,8 +151,14 @@ fn wrong_usage_exits_with_2() {
 #[test]
 fn models_are_described_without_a_gpu() {
     let out = run_well(&["describe", "--preset", "quickstart", "--size", "64x96", "--batch", "2"]);
-    for words in ["stage 4", "GFLOPs", "first moments", "training step, 2 pictures", "optim.adamw"]
-    {
+    for words in [
+        "backbone.layers.3.blocks",
+        "2 × 3 × 256",
+        "GFLOPs",
+        "first moments",
+        "training step, 2 pictures",
+        "optim.adamw",
+    ] {
         assert!(out.contains(words), "{words} is not in\n{out}");
     }
     assert!(!out.contains("warning"), "{out}");
@@ -160,6 +166,33 @@ fn models_are_described_without_a_gpu() {
     assert!(out.contains("warning: ") && out.contains("150 classes"), "{out}");
     run_badly(&["describe", "--preset", "semask-x"], &["semask-x", "semask-t"]);
     run_badly(&["describe", "none.toml"], &["none.toml"]);
+    let out = run_well(&["describe", "semask-t-cityscapes", "--size", "64x64", "--batch", "1"]);
+    assert!(out.contains("34.24 M") && out.contains("semask-t-cityscapes: 19 classes"), "{out}");
+}
+
+#[test]
+fn recipes_are_listed_printed_and_planned() {
+    let out = run_well(&["recipes"]);
+    let line = out.lines().find(|line| line.starts_with("semask-l-cityscapes ")).unwrap();
+    for words in ["cityscapes", "78.53", "80.39", "210.00 M", "768×768", "472.08 G"] {
+        assert!(line.contains(words), "{words} is not in {line}");
+    }
+    let text = run_well(&["recipes", "semask-t-coco-stuff-10k"]);
+    assert!(text.contains("ohem_min_kept = 100000") && text.contains("37.53"), "{text}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mine.toml");
+    std::fs::write(&path, text).unwrap();
+    let out = run_well(&["describe", path.to_str().unwrap(), "--size", "32x32", "--batch", "1"]);
+    assert!(out.contains("171 classes"), "{out}");
+
+    let out = run_well(&["recipes", "--plan", "--only", "quickstart", "--json"]);
+    let row: serde_json::Value = serde_json::from_str(out.trim()).unwrap();
+    assert_eq!((&row["name"], &row["data_set"]), (&"quickstart".into(), &"any".into()));
+    let bytes = |key: &str| row["bytes"][key].as_u64().unwrap();
+    assert!(bytes("prediction") < bytes("step_of_1"), "{row}");
+    assert!(bytes("step_of_1") < bytes("step_of_batch"), "{row}");
+    run_badly(&["recipes", "semask-l-cityscape"], &["did you mean semask-l-cityscapes?"]);
+    run_badly(&["recipes", "--only", "zzz"], &["no recipe"]);
 }
 
 #[test]
@@ -211,7 +244,7 @@ fn data_is_checked() {
     assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["splits"][0]["pairs"], 5);
     std::fs::remove_file(world.path("data/labels/val/a.png")).unwrap();
     assert_eq!(run(&["data", "check", &world.text("data")]).code, Some(1));
-    run_badly(&["data", "check", &world.text("none")], &["dataset.json"]);
+    run_badly(&["data", "check", &world.text("none")], &["cannot list", "none"]);
 }
 
 #[test]

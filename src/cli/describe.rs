@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use crate::gpu::{Description, Plan, Profile, Recorder, adapters};
-use crate::model::{Model, ModelConfig};
+use crate::model::{Layer, Model};
 use crate::train::step::Step;
 use crate::wgpu::DeviceType;
 use crate::{Error, Result};
@@ -15,10 +15,10 @@ use super::{explain, print};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
-  semask-gpu describe --preset quickstart
+  semask-gpu describe quickstart
   semask-gpu describe --preset semask-t --size 512x512 --batch 16
   semask-gpu describe recipe.toml --size 1024x2048 --device 0      with that GPU's limits
-  semask-gpu describe --preset semask-l --set model.num_classes=19
+  semask-gpu describe semask-l-cityscapes --size 768x768
 
 No GPU is opened; without --device the limits are those that every WebGPU device has. A multiply-add
 counts as 2 FLOPs.";
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &Args, device: Option<&str>) -> Result<ExitCode> {
         text += " (those of ADE20K; --set model.num_classes=N for others)";
     }
     text += &format!(", pictures of {height} × {width}, limits of {limits}\n\n");
-    text += &stages(&recipe.model, &model, [height, width]);
+    text += &layers(&model, [height, width]);
     print(text)?;
 
     let forward = Step::inference(&model, &profile, [height, width]).recorder;
@@ -67,7 +67,7 @@ pub(crate) fn run(args: &Args, device: Option<&str>) -> Result<ExitCode> {
 }
 
 /// What the chosen device allows, its kind and its name.
-fn limits(device: Option<&str>) -> Result<(Profile, DeviceType, String)> {
+pub(super) fn limits(device: Option<&str>) -> Result<(Profile, DeviceType, String)> {
     if device.is_none() {
         return Ok((Profile::default(), DeviceType::Other, "WebGPU's defaults".into()));
     }
@@ -80,52 +80,25 @@ fn limits(device: Option<&str>) -> Result<(Profile, DeviceType, String)> {
     Ok((Profile::of(&reports[chosen]), info.device_type, info.name.clone()))
 }
 
-/// A table of the stages, and the parameters of what is around them.
-fn stages(config: &ModelConfig, model: &Model, [height, width]: [usize; 2]) -> String {
-    let count = |prefix: &str| -> usize {
-        let within = model.parameters().trained().filter(|(name, _)| name.starts_with(prefix));
-        within.map(|(_, parameter)| parameter.tensor.shape().len()).sum()
-    };
-    let million = |count: usize| format!("{:.3} M", count as f64 / 1e6);
+/// A table of the network's layers.
+fn layers(model: &Model, [height, width]: [usize; 2]) -> String {
+    let layers = model.config().layers(height, width);
+    let wide = layers.iter().map(|layer| layer.name.len()).max().unwrap_or(0);
     let mut text = format!(
-        "{:<14} {:>6} {:>11} {:>8} {:>6} {:>5}  {:<20} {:>10}\n",
-        "part", "stride", "map", "channels", "blocks", "heads", "semantic attention", "parameters"
+        "{:wide$}  {:>17}  {:>12}  {:>13}\n",
+        "layer", "output", "parameters", "multiply-adds"
     );
-    let mut line = |name: &str, cells: [String; 6], parameters: usize| {
-        let [stride, map, channels, blocks, heads, semantic] = cells;
-        let _ = writeln!(
-            text,
-            "{name:<14} {stride:>6} {map:>11} {channels:>8} {blocks:>6} {heads:>5}  \
-             {semantic:<20} {:>10}",
-            million(parameters)
-        );
-    };
-    let empty = || <[String; 6]>::default();
-    line("patch_embed", empty(), count("backbone.patch_embed.") + count("backbone.absolute"));
-    let windowed = config.semantic_windows();
-    let (mut h, mut w) = (height.div_ceil(4), width.div_ceil(4));
-    for (i, windowed) in windowed.into_iter().enumerate() {
-        let semantic = match (config.num_sem_blocks[i], windowed) {
-            (0, _) => "none".into(),
-            (n, true) => format!("{n}, windows of {}", config.sem_window_size),
-            (n, false) => format!("{n}, whole map"),
+    for Layer { name, shape: [height, width, channels], note, multiply_adds, .. } in layers {
+        let within = |full: &str| {
+            full.strip_prefix(&name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
-        let cells = [
-            (4 << i).to_string(),
-            format!("{h} × {w}"),
-            config.stage_channels(i).to_string(),
-            config.depths[i].to_string(),
-            config.num_heads[i].to_string(),
-            semantic,
-        ];
-        let parameters =
-            count(&format!("backbone.layers.{i}.")) + count(&format!("backbone.norm{i}."));
-        line(&format!("stage {}", i + 1), cells, parameters);
-        (h, w) = (h.div_ceil(2), w.div_ceil(2));
+        let of = model.parameters().trained().filter(|(name, _)| within(name));
+        let parameters: usize = of.map(|(_, parameter)| parameter.tensor.shape().len()).sum();
+        let output = format!("{height} × {width} × {channels}");
+        let adds = multiply_adds as f64 / 1e9;
+        let row = format!("{name:wide$}  {output:>17}  {parameters:>12}  {adds:>11.3} G  {note}");
+        let _ = writeln!(text, "{}", row.trim_end());
     }
-    let mut head = empty();
-    head[2] = config.channels.to_string();
-    line("decode_head", head, count("decode_head."));
     text
 }
 
@@ -167,7 +140,8 @@ fn memory(title: &str, description: &Description) -> String {
     text
 }
 
-fn total(description: &Description) -> u64 {
+/// Bytes of all buffers of a plan.
+pub(super) fn total(description: &Description) -> u64 {
     description.planned_bytes() + description.pinned_bytes()
 }
 

@@ -19,8 +19,8 @@ pub(super) struct ModelArgs {
     #[arg(conflicts_with_all = ["recipe", "weights"])]
     checkpoint: Option<PathBuf>,
 
-    /// Recipe of the model whose --weights are given
-    #[arg(long, value_name = "RECIPE.toml", requires = "weights")]
+    /// Recipe of the model whose --weights are given: a file, or the name of one of `recipes`
+    #[arg(long, value_name = "RECIPE", requires = "weights")]
     recipe: Option<PathBuf>,
 
     /// Safetensors file of the model's parameters under their official names
@@ -55,7 +55,7 @@ pub(super) fn load_model(args: &ModelArgs, device: Option<&str>) -> Result<Loade
     let path = args.checkpoint.as_ref().or(args.weights.as_ref()).expect("clap wants one of them");
     let checkpoint = Checkpoint::read_where(path, |name| !name.starts_with(OPTIMIZER))?;
     let mut recipe = match &args.recipe {
-        Some(recipe) => Recipe::load(recipe)?,
+        Some(recipe) => Recipe::find(recipe, &[] as &[&str])?,
         None => {
             let text = checkpoint.metadata.get("recipe").ok_or_else(|| {
                 let reason = "has no recipe, so it is not from a training run of semask-gpu; \
@@ -74,11 +74,13 @@ pub(super) fn load_model(args: &ModelArgs, device: Option<&str>) -> Result<Loade
         recipe.set_num_classes(last.shape().dims().first().copied().unwrap_or(0))?;
     }
     let count = recipe.model.num_classes;
-    let classes: Option<Vec<String>> = metadata(&checkpoint, "classes", path)?;
-    let palette: Option<Vec<[u8; 3]>> = metadata(&checkpoint, "palette", path)?;
-    for (key, found) in
-        [("classes", classes.as_ref().map(Vec::len)), ("palette", palette.as_ref().map(Vec::len))]
-    {
+    let (known, colours) = recipe.data.format.classes().unzip();
+    let classes = metadata(&checkpoint, "classes", path)?.or(known);
+    let palette = metadata(&checkpoint, "palette", path)?.or(colours);
+    for (key, found) in [
+        ("classes", classes.as_ref().map(|names: &Vec<String>| names.len())),
+        ("palette", palette.as_ref().map(|colours: &Vec<[u8; 3]>| colours.len())),
+    ] {
         if let Some(found) = found.filter(|&found| found != count) {
             let reason = format!("{key}: has {found} entries for a model of {count} classes");
             return Err(Error::invalid_file(path, reason));

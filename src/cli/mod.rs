@@ -9,6 +9,7 @@ mod load;
 mod predict;
 mod profile;
 mod recipe;
+mod recipes;
 pub mod train;
 
 use std::error::Error as _;
@@ -25,6 +26,7 @@ const EXAMPLES: &str = "\
 EXAMPLES:
   semask-gpu devices
   semask-gpu data check data/streets
+  semask-gpu recipes
   semask-gpu train --preset quickstart --data data/streets --run runs/first
   semask-gpu eval --checkpoint runs/first/best.safetensors --data data/streets
   semask-gpu predict --checkpoint runs/first/best.safetensors --out predictions photos
@@ -52,6 +54,8 @@ enum Command {
     Eval(eval::Args),
     /// Segment pictures
     Predict(predict::Args),
+    /// List the recipes that come with the program, or print one
+    Recipes(recipes::Args),
     /// Tell what a model is made of, computes and needs, without using the GPU
     Describe(describe::Args),
     /// Look after data sets
@@ -75,6 +79,7 @@ pub fn main() -> ExitCode {
         }),
         Command::Eval(args) => eval::run(&args, device),
         Command::Predict(args) => predict::run(&args, device),
+        Command::Recipes(args) => recipes::run(&args, device),
         Command::Describe(args) => describe::run(&args, device),
         Command::Data(args) => data::run(&args),
         Command::Devices(args) => devices::run(&args, device),
@@ -171,6 +176,11 @@ mod tests {
             "predict --recipe r.toml --weights w --out o --logits l.safetensors a.png",
             "describe r.toml --size 512x683 --batch 2",
             "describe --preset semask-t",
+            "describe semask-t-cityscapes",
+            "recipes",
+            "recipes semask-t",
+            "recipes --plan --only semask-t --json",
+            "data check d --format ade20k",
             "data check d",
             "devices",
             "bench --row a1 --row j --json",
@@ -200,6 +210,8 @@ mod tests {
             ("describe --preset semask-t --size 12", ValueValidation),
             ("describe --preset semask-t --size 0x5", ValueValidation),
             ("describe --preset semask-t --batch 0", ValueValidation),
+            ("recipes semask-t --plan", ArgumentConflict),
+            ("data check d --format ade", ValueValidation),
             ("predict --help", DisplayHelp),
         ] {
             let error = parse(line).expect_err(line);

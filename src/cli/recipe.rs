@@ -1,13 +1,12 @@
 //! A recipe's model and the size of a step, for the subcommands that look at a step.
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::builder::TypedValueParser as _;
 
 use crate::Result;
 use crate::gpu::Profile;
-use crate::model::{Model, ModelConfig, PRESETS};
+use crate::model::{Model, ModelConfig};
 use crate::train::batch_size::largest_batch;
 use crate::train::recipe::Recipe;
 use crate::wgpu::DeviceType;
@@ -15,16 +14,12 @@ use crate::wgpu::DeviceType;
 /// Which step to look at.
 #[derive(Debug, clap::Args)]
 pub(super) struct StepArgs {
-    /// The recipe
-    #[arg(
-        value_name = "RECIPE.toml",
-        conflicts_with = "preset",
-        required_unless_present = "preset"
-    )]
+    /// The recipe: a file, or the name of one that comes with the program
+    #[arg(value_name = "RECIPE", conflicts_with = "preset", required_unless_present = "preset")]
     recipe: Option<PathBuf>,
 
-    /// A recipe that comes with the program
-    #[arg(long, value_name = "NAME", long_help = preset_help())]
+    /// A recipe that comes with the program; `semask-gpu recipes` lists them
+    #[arg(long, value_name = "NAME")]
     preset: Option<String>,
 
     /// Height and width of the pictures
@@ -54,7 +49,7 @@ pub(super) struct Subject {
 impl StepArgs {
     pub(super) fn subject(&self) -> Result<Subject> {
         let mut recipe = match (&self.recipe, &self.preset) {
-            (Some(path), _) => Recipe::load_with(path, &self.set)?,
+            (Some(recipe), _) => Recipe::find(recipe, &self.set)?,
             (None, preset) => {
                 Recipe::preset_with(preset.as_deref().expect("clap wants one"), &self.set)?
             }
@@ -76,14 +71,6 @@ impl Subject {
         let fitting = || largest_batch(recipe, model, profile, *size, recipe.train.budget(kind));
         batch.map_or_else(fitting, Ok)
     }
-}
-
-fn preset_help() -> String {
-    let mut text = String::from("A recipe that comes with the program:");
-    for (name, about) in PRESETS {
-        let _ = write!(text, "\n  {name:12} {about}");
-    }
-    text
 }
 
 /// Height and width of `HxW`.

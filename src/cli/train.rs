@@ -25,17 +25,19 @@ Examples:
   semask-gpu train --preset quickstart --data data/quickstart_nuclei --run runs/first
   semask-gpu train --preset quickstart --data data/quickstart_nuclei --run runs/first --resume auto
   semask-gpu train --preset semask-t --data my_data --run runs/t --set data.batch_size=4
+  semask-gpu train semask-t-cityscapes --data cityscapes --run runs/city --set data.batch_size=2
   semask-gpu train my_recipe.toml --data my_data --run runs/mine --set schedule.iterations=20000")]
 pub struct Args {
-    /// The recipe.
+    /// The recipe: a file, or the name of one that comes with the program.
     #[arg(conflicts_with = "preset")]
     recipe: Option<PathBuf>,
 
-    /// A recipe that comes with the program: quickstart, semask-{t,s,b,l}, swin-{t,s,b,l}.
+    /// A recipe that comes with the program; `semask-gpu recipes` lists them.
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
 
-    /// The data set: a folder with dataset.json, images/SPLIT/ and labels/SPLIT/.
+    /// The data set: a folder with dataset.json, images/SPLIT/ and labels/SPLIT/, or ADE20K,
+    /// Cityscapes, COCO-Stuff or Pascal VOC as distributed.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 
@@ -113,7 +115,7 @@ impl Args {
 
     fn recipe(&self, resume: Option<&Path>) -> Result<Recipe> {
         match (&self.recipe, &self.preset, resume) {
-            (Some(path), ..) => Recipe::load_with(path, &self.set),
+            (Some(recipe), ..) => Recipe::find(recipe, &self.set),
             (None, Some(preset), _) => Recipe::preset_with(preset, &self.set),
             (None, None, Some(checkpoint)) => {
                 let file = Checkpoint::read_where(checkpoint, |_| false)?;
@@ -125,7 +127,7 @@ impl Args {
             }
             (None, None, None) => Err(Error::invalid(
                 "train",
-                "name a recipe: RECIPE.toml or --preset NAME, such as --preset quickstart",
+                "name a recipe: a file, or one that `semask-gpu recipes` lists, such as quickstart",
             )),
         }
     }

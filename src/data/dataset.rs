@@ -81,12 +81,17 @@ impl Dataset {
     /// [`Error::Invalid`] that says what was looked for and what was found, or what is wrong with
     /// `dataset.json`; [`Error::File`] when that or the folder cannot be read.
     pub fn open_as(root: &Path, format: Format) -> Result<Self> {
-        let Some((layout, root)) = layout::detect(root, format)? else {
-            return Self::described(root);
-        };
+        match layout::detect(root, format)? {
+            Some((layout, root)) => Ok(Self::of(layout, &root)),
+            None => Self::described(root),
+        }
+    }
+
+    /// A published data set.
+    pub(super) fn of(layout: &'static Layout, root: &Path) -> Self {
         let json = serde_json::from_str(layout.description).expect("embedded and tested");
-        let dataset = Self::from_json(&root, &json).expect("embedded and tested");
-        Ok(Self { format: layout.format, layout: Some(layout), ..dataset })
+        let dataset = Self::from_json(root, &json).expect("embedded and tested");
+        Self { format: layout.format, layout: Some(layout), ..dataset }
     }
 
     /// Reads `root/dataset.json`.

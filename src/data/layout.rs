@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::IGNORE;
 use super::dataset::folders;
+use super::{Dataset, IGNORE};
 use crate::{Error, Result};
 
 /// How a data set lies on disk.
@@ -60,6 +60,15 @@ impl Format {
             Self::CocoStuff164k => "coco-stuff-164k",
             Self::Voc2012 => "voc2012",
         }
+    }
+}
+
+impl Format {
+    /// Names and colours of the classes of a published data set.
+    pub fn classes(self) -> Option<(Vec<String>, Vec<[u8; 3]>)> {
+        let layout = LAYOUTS.iter().find(|layout| layout.format == self)?;
+        let dataset = Dataset::of(layout, Path::new(""));
+        Some((dataset.classes, dataset.palette))
     }
 }
 
@@ -382,7 +391,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::super::testing::{self, Folder};
-    use super::super::{Dataset, LabelMap, Report, Severity, check};
+    use super::super::{LabelMap, Report, Severity, check};
     use super::*;
 
     fn empty() -> Folder {

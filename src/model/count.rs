@@ -21,6 +21,32 @@ impl MultiplyAdds {
     }
 }
 
+/// A part of the network as [`ModelConfig::layers`] lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// Where its parameters are: what their names start with.
+    pub name: String,
+    /// Height, width and channels of what it makes of one picture.
+    pub shape: [usize; 3],
+    /// What it is made of, in words.
+    pub note: String,
+    /// What it belongs to.
+    pub part: Part,
+    /// Of one picture.
+    pub multiply_adds: u64,
+}
+
+/// A part of [`MultiplyAdds`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The encoder, but for its semantic layers.
+    Transformer,
+    /// A semantic layer.
+    Semantic,
+    /// The head.
+    Head,
+}
+
 impl Model {
     /// Multiply-adds of a forward pass over one picture; see [`ModelConfig::multiply_adds`].
     pub fn multiply_adds(&self, height: usize, width: usize) -> MultiplyAdds {
@@ -35,46 +61,101 @@ impl ModelConfig {
     /// so that the numbers can be compared; the crate's kernels leave some of those out.
     pub fn multiply_adds(&self, height: usize, width: usize) -> MultiplyAdds {
         let mut count = MultiplyAdds { transformer: 0, semantic: 0, head: 0 };
-        let [mut height, mut width] = [height, width].map(|side| side.div_ceil(4));
-        let windowed = self.semantic_windows();
-        count.transformer += product(&[height, width, 3 * 4 * 4, self.embed_dim]);
-        for (i, &depth) in self.depths.iter().enumerate() {
-            let tokens = height * width;
-            let channels = self.stage_channels(i);
-            let padded = |side: usize| {
-                height.next_multiple_of(side.max(1)) * width.next_multiple_of(side.max(1))
-            };
-
-            let inside = padded(self.window_size);
-            // Queries, keys, values, projection; scores and what they weigh; two layers of the MLP.
-            let block = product(&[4, inside, channels, channels])
-                + product(&[2, inside, self.window_size, self.window_size, channels])
-                + product(&[2 * self.mlp_ratio, tokens, channels, channels]);
-            count.transformer += depth as u64 * block;
-
-            let (inside, span) = match windowed[i] {
-                true => (padded(self.sem_window_size), self.sem_window_size.pow(2)),
-                false => (tokens, tokens),
-            };
-            let block = product(&[2, inside, channels, self.num_classes])
-                + product(&[2, inside, channels, channels])
-                + product(&[inside, span, self.num_classes + channels]);
-            count.semantic += self.num_sem_blocks[i] as u64 * block;
-
-            // The head's units at this level: each but the first sees a map of twice the side.
-            for k in 0..i.max(1) {
-                let inputs = if k == 0 { channels } else { self.channels };
-                count.head += product(&[tokens << (2 * k), 9, inputs, self.channels]);
-            }
-            if i == 0 {
-                count.head += product(&[tokens, self.channels, self.num_classes]);
-            }
-            [height, width] = [height, width].map(|side| side.div_ceil(2));
-            if i + 1 < self.depths.len() {
-                count.transformer += product(&[height, width, 8, channels, channels]);
-            }
+        for layer in self.layers(height, width) {
+            *match layer.part {
+                Part::Transformer => &mut count.transformer,
+                Part::Semantic => &mut count.semantic,
+                Part::Head => &mut count.head,
+            } += layer.multiply_adds;
         }
         count
+    }
+
+    /// The network in the order in which it computes, with what each part makes of one picture of
+    /// `height` × `width` pixels. Every parameter belongs to one of them.
+    pub fn layers(&self, height: usize, width: usize) -> Vec<Layer> {
+        let mut layers = Vec::new();
+        let mut add = |name: String, shape: [usize; 3], note: String, part, multiply_adds| {
+            layers.push(Layer { name, shape, note, part, multiply_adds });
+        };
+        let sizes = self.stage_sizes(height, width);
+        let windowed = self.semantic_windows();
+
+        let ([down, across], channels) = (sizes[0], self.embed_dim);
+        let adds = product(&[down, across, 3 * 4 * 4, channels]);
+        let name = "backbone.patch_embed".into();
+        add(name, [down, across, channels], "4 × 4, norm".into(), Part::Transformer, adds);
+        if self.ape {
+            let name = "backbone.absolute_pos_embed".into();
+            add(name, [down, across, channels], String::new(), Part::Transformer, 0);
+        }
+        for (i, &depth) in self.depths.iter().enumerate() {
+            let [height, width] = sizes[i];
+            let tokens = height * width;
+            let channels = self.stage_channels(i);
+            let shape = [height, width, channels];
+            let padded = |side: usize| height.next_multiple_of(side) * width.next_multiple_of(side);
+
+            let side = self.window_size;
+            let inside = padded(side);
+            // Queries, keys, values, projection; scores and what they weigh; two layers of the MLP.
+            let block = product(&[4, inside, channels, channels])
+                + product(&[2, inside, side, side, channels])
+                + product(&[2 * self.mlp_ratio, tokens, channels, channels]);
+            let heads = self.num_heads[i];
+            let note = format!("{depth} blocks of {heads} heads, windows of {side}");
+            let name = format!("backbone.layers.{i}.blocks");
+            add(name, shape, note, Part::Transformer, depth as u64 * block);
+
+            if self.num_sem_blocks[i] > 0 {
+                let side = self.sem_window_size;
+                let (inside, span, note) = match windowed[i] {
+                    true => (padded(side), side.pow(2), format!("windows of {side}")),
+                    false => (tokens, tokens, "whole map".into()),
+                };
+                let block = product(&[2, inside, channels, self.num_classes])
+                    + product(&[2, inside, channels, channels])
+                    + product(&[inside, span, self.num_classes + channels]);
+                let blocks = self.num_sem_blocks[i];
+                let name = format!("backbone.layers.{i}.semantic_layer");
+                let note = format!("{blocks} of {} classes, {note}", self.num_classes);
+                add(name, shape, note, Part::Semantic, blocks as u64 * block);
+            }
+            add(format!("backbone.norm{i}"), shape, String::new(), Part::Transformer, 0);
+            if i + 1 < self.depths.len() {
+                let [height, width] = sizes[i + 1];
+                let name = format!("backbone.layers.{i}.downsample");
+                let adds = product(&[height, width, 8, channels, channels]);
+                let shape = [height, width, 2 * channels];
+                add(name, shape, "2 × 2 patches".into(), Part::Transformer, adds);
+            }
+        }
+
+        let [height, width] = sizes[0];
+        for (i, [down, across]) in sizes.into_iter().enumerate() {
+            // Each unit but the first sees a map of twice the side.
+            let unit = |k: usize| {
+                let inputs = if k == 0 { self.stage_channels(i) } else { self.channels };
+                product(&[(down * across) << (2 * k), 9, inputs, self.channels])
+            };
+            let units = i.max(1);
+            let adds = (0..units).map(unit).sum();
+            let doubled = 1 << i;
+            let shape = [down * doubled, across * doubled, self.channels];
+            let note = format!("{units} of 3 × 3, norm, rectifier");
+            add(format!("decode_head.scale_heads.{i}"), shape, note, Part::Head, adds);
+        }
+        let adds = product(&[height, width, self.channels, self.num_classes]);
+        let shape = [height, width, self.num_classes];
+        add("decode_head.conv_seg".into(), shape, "1 × 1".into(), Part::Head, adds);
+        layers
+    }
+
+    /// Height and width of each stage's map.
+    fn stage_sizes(&self, height: usize, width: usize) -> Vec<[usize; 2]> {
+        let first = [height, width].map(|side| side.div_ceil(4));
+        let halved = |size: &[usize; 2]| Some(size.map(|side| side.div_ceil(2)));
+        std::iter::successors(Some(first), halved).take(self.depths.len()).collect()
     }
 }
 
@@ -149,6 +230,27 @@ mod tests {
             let of_encoder = trained.filter(|(name, _)| name.starts_with("backbone."));
             let count: usize = of_encoder.map(|(_, p)| p.tensor.shape().len()).sum();
             assert_eq!(count, encoder, "{preset} {classes}: encoder");
+        }
+    }
+
+    #[test]
+    fn every_parameter_belongs_to_one_layer() {
+        for preset in ["quickstart", "semask-t", "swin-b"] {
+            let config = ModelConfig { ape: true, ..ModelConfig::preset(preset).unwrap() };
+            let layers = config.layers(64, 80);
+            let model = Model::new(&config).unwrap();
+            let mut counts = vec![0; layers.len()];
+            for (name, parameter) in model.parameters().trained() {
+                let of = |layer: &&Layer| {
+                    name.strip_prefix(&layer.name)
+                        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+                };
+                let found: Vec<&Layer> = layers.iter().filter(of).collect();
+                let [layer] = found[..] else { panic!("{preset}: {name} is in {found:?}") };
+                let at = layers.iter().position(|other| other == layer).unwrap();
+                counts[at] += parameter.tensor.shape().len();
+            }
+            assert!(counts.iter().all(|count| *count > 0), "{preset}: {counts:?}");
         }
     }
 

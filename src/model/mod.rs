@@ -9,7 +9,7 @@ mod semantic;
 mod swin;
 
 pub use config::{Head, HeadInit, ModelConfig, PRESETS};
-pub use count::MultiplyAdds;
+pub use count::{Layer, MultiplyAdds, Part};
 pub use fpn::{FpnHead, semantic_branch};
 pub use semantic::{SemanticAttention, SemanticLayer};
 pub use swin::{Features, PatchEmbed, PatchMerging, Swin, SwinBlock, WindowAttention};

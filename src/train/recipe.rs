@@ -24,13 +24,13 @@ use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use super::batch_size;
+use super::recipes::Named;
 use super::schedule::{Schedule, WarmupKind};
 use super::strict::{self, KeyError};
-use crate::data::augment::{Ratios, Resize};
 use crate::data::{Augmentation, Format, Order};
 use crate::gpu::Profile;
 pub use crate::infer::Slide;
-use crate::model::{LossSettings, ModelConfig, PRESETS};
+use crate::model::{LossSettings, ModelConfig};
 use crate::optim::AdamWSettings;
 use crate::wgpu::DeviceType;
 use crate::{Error, Result, Tape, Tensor};
@@ -281,72 +281,29 @@ impl Default for CheckpointTable {
     }
 }
 
-/// The distortions of configs/semask_swin/ade20k/*.py, by the side of the crop.
-fn official_augment(side: usize, cat_max_ratio: f32) -> Augmentation {
-    let ratios = Ratios::List(vec![0.5, 0.75, 1.0, 1.25, 1.5, 1.75]);
-    Augmentation {
-        resize: Some(Resize { long: 4 * side, short: side, ratios }),
-        crop_size: Some([side; 2]),
-        cat_max_ratio,
-        flip: 0.5,
-        photometric: true,
-        ..Augmentation::default()
-    }
-}
-
 impl Recipe {
-    /// The recipe of one of [`PRESETS`].
-    ///
-    /// `semask-*` and `swin-*` are the official ones for ADE20K. `quickstart` is for a
-    /// few minutes on a small data set: no distortion, samples in a fixed order.
+    /// The recipe of this name that comes with the program; [`recipes`](super::recipes) has them.
     ///
     /// # Errors
     ///
-    /// When there is no such preset; the message lists those that there are.
+    /// When there is no such recipe; the message says which one may be meant.
     pub fn preset(name: &str) -> Result<Self> {
-        let model = ModelConfig::preset(name).map_err(|error| {
-            match (error, strict::nearest(name, PRESETS.iter().map(|(name, _)| *name))) {
-                (Error::Invalid { subject, reason }, Some(near)) => {
-                    Error::invalid(subject, format!("did you mean {near}? {reason}"))
-                }
-                (error, _) => error,
+        Named::get(name)?.recipe()
+    }
+
+    /// The recipe that a command line names, with `overrides`, each `KEY=VALUE`: a file, or where
+    /// there is none of this name one that comes with the program.
+    ///
+    /// # Errors
+    ///
+    /// As [`Recipe::load`] and [`Recipe::preset_with`].
+    pub fn find(name: &Path, overrides: &[impl AsRef<str>]) -> Result<Self> {
+        match name.to_str() {
+            Some(text) if name.extension().is_none() && !name.exists() => {
+                Self::preset_with(text, overrides)
             }
-        })?;
-        let model = ModelConfig { num_classes: 0, ..model };
-        let base = Self { name: name.into(), model, ..Self::default() };
-        let size = name.split_once('-').map_or("", |(_, size)| size);
-        let official = |side: usize, cat_max_ratio| Self {
-            augment: official_augment(side, cat_max_ratio),
-            eval: EvalTable { resize: Some([4 * side, side]), ..EvalTable::default() },
-            ..base.clone()
-        };
-        Ok(match size {
-            "t" => official(512, 0.75),
-            "s" | "b" => official(512, 1.0),
-            "l" => Self {
-                loss: LossTable { ohem_min_kept: Some(100_000), ..LossTable::default() },
-                ..official(640, 1.0)
-            },
-            _ => Self {
-                data: DataTable { batch_size: Some(4), order: Order::Stride, ..base.data },
-                optimizer: OptimizerTable {
-                    lr: 3e-3,
-                    weight_decay: 0.01,
-                    no_decay_1d: true,
-                    ..base.optimizer
-                },
-                schedule: ScheduleTable {
-                    iterations: 300,
-                    warmup: 30,
-                    warmup_kind: WarmupKind::Additive,
-                    power: 0.9,
-                    ..base.schedule
-                },
-                eval: EvalTable { every: 100, ..base.eval },
-                checkpoint: CheckpointTable { every: 100, ..base.checkpoint },
-                ..base
-            },
-        })
+            _ => Self::load_with(name, overrides),
+        }
     }
 
     /// A tape for a training step whose random numbers come from `state`.
@@ -453,6 +410,10 @@ impl Recipe {
             places.add_override(&key);
             set(&mut file, &key, value)
                 .map_err(|reason| Error::invalid(format!("--set {text}"), reason))?;
+        }
+        // What is known of the recipe, such as published results; no run reads it.
+        if file.get("about").is_some_and(Value::is_table) {
+            file.remove("about");
         }
         let mut table = match file.remove("preset") {
             // The model's own default is ADE20K's number of classes.
@@ -763,6 +724,7 @@ fn elsewhere(name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::recipes::RECIPES;
     use super::*;
 
     fn error(text: &str, overrides: &[&str]) -> String {
@@ -778,7 +740,7 @@ mod tests {
 
     #[test]
     fn every_preset_is_valid_and_reads_back_equal() {
-        for (name, _) in PRESETS {
+        for Named { name, .. } in RECIPES {
             let recipe = Recipe::preset(name).unwrap();
             recipe.validate().unwrap();
             let text = recipe.to_toml();
@@ -979,7 +941,7 @@ mod tests {
     #[test]
     fn a_preset_that_is_not_there_is_an_error_with_its_line() {
         let text = error("\npreset = \"semask-x\"", &[]);
-        assert!(text.starts_with("r.toml:2: preset: ") && text.contains("semask-l"), "{text}");
+        assert!(text.starts_with("r.toml:2: preset: ") && text.contains("semask-t?"), "{text}");
     }
 
     #[test]
