@@ -1,11 +1,12 @@
 // Patches of an image as rows of a matrix, and the four phases of a map as channels.
 //
-//   cells[b, i, j, (c, ky, kx)] = image[b, i p + ky, j p + kx, c], or 0 beyond the image
+//   cells[b, i, j, (c, ky, kx)] = image[b, i s + ky - o, j s + kx - o, c], or 0 beyond the image
 //   merged[b, i, j, (kx, ky, c)] = map[b, 2 i + ky, 2 j + kx, c], or 0 beyond the map
 //
 // Host: src/ops/patch.rs        Test: kernels-tests/patch.rs
-// B = batch, H × W = image or map, C = channels, p = side of a patch (`patch` is a word of WGSL's).
-// Each element of the image is in one patch only, so the gradients take the same way back.
+// B = batch, H × W = image or map, C = channels, p = side of a patch (`patch` is a word of WGSL's), s = step
+// from one patch to the next, o = rows and columns of zeros before the image. Patches may overlap and may
+// leave rows out; a phase is one place of the map only.
 
 struct Params {
     batch: u32,
@@ -13,6 +14,8 @@ struct Params {
     width: u32,
     channels: u32,
     side: u32,
+    step: u32,
+    before: u32,
     down: u32,    // patches
     across: u32,
 }
@@ -40,10 +43,11 @@ fn cut(
         let c = e / (params.side * params.side);
         let ky = e / params.side % params.side;
         let kx = e % params.side;
-        let row = run.i * params.side + ky;
+        // Before the image these wrap around to beyond it.
+        let row = run.i * params.step + ky - params.before;
         let from_row = (run.b * params.height + row) * params.width;
         for (var j = run.start; j < run.end; j++) {
-            let col = j * params.side + kx;
+            let col = j * params.step + kx - params.before;
             var v = 0.0;
             if row < params.height && col < params.width {
                 v = x[(from_row + col) * params.channels + c];
@@ -54,6 +58,7 @@ fn cut(
 }
 
 // ---- cut_backward: dy -> dx ----------------------------------------------------------------------
+// One invocation per element of the image; it gathers from every patch that has it.
 
 @compute @workgroup_size(WORKGROUP)
 fn cut_backward(
@@ -61,20 +66,39 @@ fn cut_backward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let run = locate_run(group, groups);
-    for (var e = lane; e < run.elements; e += WORKGROUP) {
-        let c = e / (params.side * params.side);
-        let ky = e / params.side % params.side;
-        let kx = e % params.side;
-        let row = run.i * params.side + ky;
-        let from_row = (run.b * params.height + row) * params.width;
-        for (var j = run.start; j < run.end; j++) {
-            let col = j * params.side + kx;
-            if row < params.height && col < params.width {
-                dx[(from_row + col) * params.channels + c] = dy[(run.first + j) * run.elements + e];
-            }
+    let id = (group.x + group.y * groups.x) * WORKGROUP + lane;
+    if id >= params.batch * params.height * params.width * params.channels {
+        return;
+    }
+    let c = id % params.channels;
+    let place = id / params.channels;
+    let row = place / params.width % params.height + params.before;
+    let col = place % params.width + params.before;
+    let b = place / (params.width * params.height);
+    let elements = params.channels * params.side * params.side;
+    // The patches i with 0 <= row - i s < p, and likewise across.
+    let first = vec2(first_patch(row), first_patch(col));
+    let end = vec2(
+        min(row / params.step + 1u, params.down),
+        min(col / params.step + 1u, params.across),
+    );
+    var sum = 0.0;
+    for (var i = first.x; i < end.x; i++) {
+        let ky = row - i * params.step;
+        for (var j = first.y; j < end.y; j++) {
+            let kx = col - j * params.step;
+            let at = (b * params.down + i) * params.across + j;
+            sum += dy[at * elements + (c * params.side + ky) * params.side + kx];
         }
     }
+    dx[id] = sum;
+}
+
+fn first_patch(row: u32) -> u32 {
+    if row < params.side {
+        return 0u;
+    }
+    return (row - params.side) / params.step + 1u;
 }
 
 // ---- merge: x -> y -------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ mod conv3x3;
 mod cross_entropy;
 mod deform_attention;
 mod deform_scatter;
+mod depthwise;
 mod drop;
 mod elementwise;
 mod image;
@@ -24,13 +25,14 @@ pub use batch_norm::{BatchNorm, Running, batch_norm};
 pub use conv3x3::conv3x3;
 pub use cross_entropy::{CrossEntropy, CrossEntropyOutput, cross_entropy};
 pub use deform_attention::deform_attention;
+pub use depthwise::depthwise_conv3x3;
 pub use drop::{drop_path, dropout, dropout2d};
 pub use elementwise::{accumulate, add, fill, gelu, relu, scale, sum_of};
 pub(crate) use elementwise::{clear, copy};
 pub use image::{Normalize, normalize, normalize_texture, paint, paint_texture};
 pub use layer_norm::layer_norm;
 pub use matmul::{linear, linear_gelu, linear_residual, matmul};
-pub use patch::{patch_merge, patchify};
+pub use patch::{patch_merge, patchify, unfold};
 pub use position::{add_position, resize_bicubic, resize_bicubic_table};
 pub(crate) use reduce::sum_rows;
 pub use resize::{resize, resize_add};
@@ -50,6 +52,7 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
         cross_entropy::KERNELS,
         deform_attention::KERNELS,
         deform_scatter::KERNELS,
+        depthwise::KERNELS,
         drop::KERNELS,
         elementwise::KERNELS,
         image::KERNELS,

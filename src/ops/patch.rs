@@ -22,6 +22,8 @@ params! {
         width: u32,
         channels: u32,
         side: u32,
+        step: u32,
+        before: u32,
         down: u32,
         across: u32,
     }
@@ -30,22 +32,45 @@ params! {
 /// Patches side by side that one workgroup does.
 const ACROSS: usize = 32;
 
-/// `[B, ⌈H / side⌉, ⌈W / side⌉, side² · C]`, with its `Params`.
-#[track_caller]
-fn extents(op: &str, x: &Tensor, side: usize) -> ([usize; 4], Params) {
-    let [batch, height, width, channels] = *x.dims() else { panic!("{op} of {:?}", x.shape()) };
-    assert!(side > 0, "{op}: patches of nothing");
-    let (down, across) = (height.div_ceil(side), width.div_ceil(side));
-    let params = Params {
-        batch: batch as u32,
-        height: height as u32,
-        width: width as u32,
-        channels: channels as u32,
-        side: side as u32,
-        down: down as u32,
-        across: across as u32,
-    };
-    ([batch, down, across, side * side * channels], params)
+/// How a map is cut into patches.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    side: usize,
+    step: usize,
+    /// Rows and columns of zeros before the map.
+    before: usize,
+    /// Patches along each side.
+    down: usize,
+    across: usize,
+}
+
+impl Cut {
+    /// Side by side until the map is covered.
+    #[track_caller]
+    fn cover(op: &str, x: &Tensor, side: usize) -> Self {
+        let [_, height, width, _] = *x.dims() else { panic!("{op} of {:?}", x.shape()) };
+        assert!(side > 0, "{op}: patches of nothing");
+        let (down, across) = (height.div_ceil(side), width.div_ceil(side));
+        Self { side, step: side, before: 0, down, across }
+    }
+
+    /// `[B, down, across, side² · C]`, with its `Params`.
+    fn of(self, x: &Tensor) -> ([usize; 4], Params) {
+        let [batch, height, width, channels] = *x.dims() else { unreachable!("checked by the op") };
+        let Self { side, step, before, down, across } = self;
+        let params = Params {
+            batch: batch as u32,
+            height: height as u32,
+            width: width as u32,
+            channels: channels as u32,
+            side: side as u32,
+            step: step as u32,
+            before: before as u32,
+            down: down as u32,
+            across: across as u32,
+        };
+        ([batch, down, across, side * side * channels], params)
+    }
 }
 
 /// Cuts an image into square patches, each a row for a matrix product, with zeros right and below
@@ -64,13 +89,41 @@ fn extents(op: &str, x: &Tensor, side: usize) -> ([usize; 4], Params) {
 /// If `x` is no map or `patch` is 0.
 #[track_caller]
 pub fn patchify(tape: &mut Tape, x: &Tensor, patch: usize) -> Tensor {
-    let (shape, params) = extents("patchify", x, patch);
+    cut(tape, x, Cut::cover("patchify", x, patch))
+}
+
+/// Cuts a map into square patches that may overlap, with zeros around the map: with
+/// [`linear`](super::linear) a convolution of any kernel and stride.
+///
+/// - `x`: `[B, H, W, C]`
+/// - `kernel`: side k of a patch; `stride` s from one to the next; `padding` p, zeros on every side
+/// - returns `[B, ⌊(H + 2p − k) / s⌋ + 1, ⌊(W + 2p − k) / s⌋ + 1, C k²]`, elements of a patch in the
+///   order (channel, ky, kx), as in [`patchify`]
+///
+/// Equals `torch.nn.functional.unfold(x, k, padding=p, stride=s)`, but for the layout. Keeps nothing.
+///
+/// # Panics
+///
+/// If `x` is no map, the padded map is smaller than the kernel, or kernel or stride is 0.
+#[track_caller]
+pub fn unfold(tape: &mut Tape, x: &Tensor, kernel: usize, stride: usize, padding: usize) -> Tensor {
+    let [_, height, width, _] = *x.dims() else { panic!("unfold of {:?}", x.shape()) };
+    let fits = kernel > 0 && stride > 0 && height.min(width) + 2 * padding >= kernel;
+    assert!(fits, "unfold: kernel {kernel}, stride {stride}, padding {padding} of {:?}", x.shape());
+    let patches = |side: usize| (side + 2 * padding - kernel) / stride + 1;
+    let (down, across) = (patches(height), patches(width));
+    cut(tape, x, Cut { side: kernel, step: stride, before: padding, down, across })
+}
+
+fn cut(tape: &mut Tape, x: &Tensor, cut: Cut) -> Tensor {
+    let (shape, params) = cut.of(x);
     let grid = Grid::rows(shape[0] * shape[1] * shape[2].div_ceil(ACROSS));
     let recorder = tape.recorder();
     let y = recorder.empty(shape);
     recorder.run(&CUT, params, &[x, &y], grid);
     let image = x.shape().clone();
     tape.record([x], y, move |recorder, dy| {
+        let grid = Grid::elements(image.len());
         let dx = recorder.empty(image);
         recorder.run(&CUT_BACKWARD, params, &[dy, &dx], grid);
         [Some(dx)]
@@ -91,7 +144,7 @@ pub fn patchify(tape: &mut Tape, x: &Tensor, patch: usize) -> Tensor {
 /// If `x` is no map.
 #[track_caller]
 pub fn patch_merge(tape: &mut Tape, x: &Tensor) -> Tensor {
-    let (shape, params) = extents("patch_merge", x, 2);
+    let (shape, params) = Cut::cover("patch_merge", x, 2).of(x);
     let grid = Grid::rows(shape[0] * shape[1] * shape[2]);
     let recorder = tape.recorder();
     let y = recorder.empty(shape);
