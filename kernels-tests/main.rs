@@ -12,6 +12,7 @@ mod cli;
 mod conv3x3;
 mod cross_entropy;
 mod deform_attention;
+mod deform_conv;
 mod depthwise;
 mod drop;
 mod elementwise;

@@ -4,6 +4,7 @@ mod batch_norm;
 mod conv3x3;
 mod cross_entropy;
 mod deform_attention;
+mod deform_conv;
 mod deform_scatter;
 mod depthwise;
 mod drop;
@@ -25,6 +26,7 @@ pub use batch_norm::{BatchNorm, Running, batch_norm};
 pub use conv3x3::conv3x3;
 pub use cross_entropy::{CrossEntropy, CrossEntropyOutput, cross_entropy};
 pub use deform_attention::deform_attention;
+pub use deform_conv::deform_conv;
 pub use depthwise::depthwise_conv3x3;
 pub use drop::{drop_path, dropout, dropout2d};
 pub use elementwise::{accumulate, add, fill, gelu, relu, scale, sum_of};
@@ -51,6 +53,7 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
         conv3x3::KERNELS,
         cross_entropy::KERNELS,
         deform_attention::KERNELS,
+        deform_conv::KERNELS,
         deform_scatter::KERNELS,
         depthwise::KERNELS,
         drop::KERNELS,
