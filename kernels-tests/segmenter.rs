@@ -1,6 +1,7 @@
 //! `infer::Segmenter` against its definition, from the logits on.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use semask_gpu::infer::{Frame, LiveInput, LivePaint, Segmenter, Slide, View};
 use semask_gpu::model::{Model, ModelConfig};
@@ -292,4 +293,43 @@ fn an_application_gets_the_same_labels_in_its_own_commands() {
     assert!(live.input().is_none());
     submit(&|encoder| live.encode(encoder));
     assert_eq!(bytes(live.labels().read_as(&GPU).unwrap()), expected);
+}
+
+/// A device as an application may own it: WebGPU's default limits, no features.
+fn application_device() -> (wgpu::Device, wgpu::Queue, wgpu::AdapterInfo) {
+    let instance =
+        wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
+    let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
+    let adapter = adapters.into_iter().find(|a| a.get_info().name == GPU.name()).unwrap();
+    let request = adapter.request_device(&wgpu::DeviceDescriptor::default());
+    let (device, queue) = pollster::block_on(request).unwrap();
+    (device, queue, adapter.get_info())
+}
+
+#[test]
+fn an_applications_device_suffices_and_keeps_its_callbacks() {
+    let (device, queue, info) = application_device();
+    let errors = Arc::new(AtomicUsize::new(0));
+    let heard = errors.clone();
+    device.on_uncaptured_error(Arc::new(move |_| {
+        heard.fetch_add(1, Ordering::Relaxed);
+    }));
+
+    let gpu = Gpu::from_wgpu(device.clone(), queue, &info);
+    assert_eq!(gpu.profile().max_binding, wgpu::Limits::default().max_storage_buffer_binding_size);
+    let view = [View { frame: picture(26, 64, 4), mirror: false }];
+    let expected = Segmenter::new(&GPU, small_model(&GPU, 4)).labels(&view, 26, 64, None).unwrap();
+    let labels = Segmenter::new(&gpu, small_model(&gpu, 4)).labels(&view, 26, 64, None).unwrap();
+    let differing = labels.iter().zip(&expected).filter(|(a, b)| a != b).count();
+    // Reductions without subgroups round differently, which decides ties.
+    assert!(differing <= expected.len() / 100, "{differing} of {}", expected.len());
+    assert_eq!(errors.load(Ordering::Relaxed), 0);
+
+    // Larger than the device allows.
+    let size = device.limits().max_buffer_size + 4;
+    let usage = wgpu::BufferUsages::STORAGE;
+    let descriptor = wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
+    drop(device.create_buffer(&descriptor));
+    assert_eq!(errors.load(Ordering::Relaxed), 1, "the application hears of errors");
+    gpu.wait("testing").unwrap();
 }

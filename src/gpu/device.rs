@@ -198,16 +198,18 @@ impl Gpu {
             })
             .await
             .map_err(|e| Error::NoGpu(format!("{}: {e}", adapter.get_info().name)))?;
-        Ok(Self::wrap(device, queue, &adapter.get_info(), options))
+        let gpu = Self::wrap(device, queue, &adapter.get_info(), options);
+        gpu.listen();
+        Ok(gpu)
     }
 
     /// Wraps a device that an application already owns, so that both can share buffers and
     /// textures. `info` is what the application's adapter says of itself. WebGPU's default limits and
     /// no features suffice.
     ///
-    /// Replaces the device's callbacks for its loss and for uncaptured errors: such errors, also those
-    /// of the application's own commands, come out of the next [`wait`](Self::wait). An application
-    /// may set its own callbacks afterwards; then the engine does not hear of either.
+    /// The device's callbacks for its loss and for uncaptured errors stay the application's: it hears
+    /// of both, also where the engine's own work is the cause, and the engine only of what wgpu's
+    /// functions return.
     pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue, info: &wgpu::AdapterInfo) -> Self {
         Self::wrap(device, queue, info, &GpuOptions::default())
     }
@@ -219,16 +221,6 @@ impl Gpu {
         options: &GpuOptions,
     ) -> Self {
         let profile = Profile::new(info, &device.limits(), device.features(), options);
-        let lost = Arc::new(OnceLock::new());
-        let callback = lost.clone();
-        device.set_device_lost_callback(move |reason, message| {
-            let _ = callback.set(format!("{reason:?}: {message}"));
-        });
-        let failed = Arc::new(Mutex::new(None));
-        let callback = failed.clone();
-        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            callback.lock().expect("no panic while held").get_or_insert(error.to_string());
-        }));
         let inner = Inner {
             device,
             queue,
@@ -237,11 +229,24 @@ impl Gpu {
             checked: options.checked,
             dispatch_ms: options.dispatch_ms.unwrap_or(100.0),
             pipelines: Mutex::default(),
-            lost,
-            failed,
+            lost: Arc::default(),
+            failed: Arc::default(),
             slowness: AtomicU32::new(1f32.to_bits()),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Takes note of the device's loss and of errors that nobody asked for; see [`wait`](Self::wait).
+    fn listen(&self) {
+        let Inner { device, lost, failed, .. } = &*self.inner;
+        let lost = lost.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            let _ = lost.set(format!("{reason:?}: {message}"));
+        });
+        let failed = failed.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            failed.lock().expect("no panic while held").get_or_insert(error.to_string());
+        }));
     }
 
     /// The wgpu device.
