@@ -26,6 +26,7 @@ mod matmul;
 mod models;
 mod nearest;
 mod patch;
+mod pixel_decoders;
 mod plan;
 mod position;
 mod predict;
