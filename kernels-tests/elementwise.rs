@@ -52,3 +52,15 @@ fn more_than_65_535_workgroups_reach_the_last_element() {
     let y = forward(&GPU, |tape| ops::fill(tape.recorder(), [SIZES[6]], 3.0));
     assert!(y.iter().all(|&v| v == 3.0));
 }
+
+#[test]
+fn a_bias_is_added_to_every_row() {
+    for (rows, channels) in [(1, 1), (3, 5), (70_001, 3), (2, 256), (5, 257)] {
+        check_op(
+            &[&[rows, channels], &[channels]],
+            F32,
+            |tape, t| ops::add_bias(tape, &t[0], &t[1]),
+            |t| t[0].iter().enumerate().map(|(i, v)| v + t[1][i % channels]).collect(),
+        );
+    }
+}

@@ -25,6 +25,7 @@ struct Params {
     vectors: u32,
     levels: u32,
     points: u32,
+    first_group: u32,  // of a part of the dispatch
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -91,7 +92,7 @@ fn forward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let id = (group.x + group.y * groups.x) * WORKGROUP + lane;
+    let id = (params.first_group + group.x + group.y * groups.x) * WORKGROUP + lane;
     let row = id / params.vectors;
     if row >= params.rows {
         return;
@@ -129,7 +130,7 @@ fn backward_samples(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let row = (group.x + group.y * groups.x) * WORKGROUP + lane;
+    let row = (params.first_group + group.x + group.y * groups.x) * WORKGROUP + lane;
     if row >= params.rows {
         return;
     }
@@ -180,7 +181,7 @@ fn link(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let row = (group.x + group.y * groups.x) * WORKGROUP + lane;
+    let row = (params.first_group + group.x + group.y * groups.x) * WORKGROUP + lane;
     if row >= params.rows {
         return;
     }

@@ -25,6 +25,7 @@ struct Params {
     first_place: u32,
     places: u32,
     outputs: u32,
+    first_group: u32,  // of a part of the dispatch
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -91,7 +92,7 @@ fn columns(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let id = (group.x + group.y * groups.x) * WORKGROUP + lane;
+    let id = (params.first_group + group.x + group.y * groups.x) * WORKGROUP + lane;
     let n = id / params.vectors;
     if n >= params.places * 9u * params.groups {
         return;
@@ -112,7 +113,7 @@ fn backward_samples(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let n = (group.x + group.y * groups.x) * WORKGROUP + lane;
+    let n = (params.first_group + group.x + group.y * groups.x) * WORKGROUP + lane;
     if n >= params.places * 9u * params.groups {
         return;
     }
@@ -140,7 +141,7 @@ fn link(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let n = (group.x + group.y * groups.x) * WORKGROUP + lane;
+    let n = (params.first_group + group.x + group.y * groups.x) * WORKGROUP + lane;
     if n >= params.places * 9u * params.groups {
         return;
     }
@@ -168,7 +169,7 @@ fn pack_weight(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let id = (group.x + group.y * groups.x) * WORKGROUP + lane;
+    let id = (params.first_group + group.x + group.y * groups.x) * WORKGROUP + lane;
     if id < params.outputs * 9u * inputs() {
         packed[id] = weight[unpacked(id)];
     }
@@ -180,7 +181,7 @@ fn unpack_weight(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let id = (group.x + group.y * groups.x) * WORKGROUP + lane;
+    let id = (params.first_group + group.x + group.y * groups.x) * WORKGROUP + lane;
     if id < params.outputs * 9u * inputs() {
         dweight[unpacked(id)] = dpacked[id];
     }

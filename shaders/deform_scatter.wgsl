@@ -33,6 +33,7 @@ struct Params {
     bits: u32,
     // Whether to add to what is in dmaps.
     accumulate: u32,
+    first_group: u32,  // of a part of the dispatch
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -55,7 +56,7 @@ fn bound(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let start = (group.x + group.y * groups.x) * PER_GROUP;
+    let start = (params.first_group + group.x + group.y * groups.x) * PER_GROUP;
     let end = min(start + PER_GROUP, params.len);
     var most = vec4(0u);
     for (var i = start + lane; i < end; i += WORKGROUP) {
@@ -77,7 +78,7 @@ fn gather(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let id = (group.x + group.y * groups.x) * WORKGROUP + lane;
+    let id = (params.first_group + group.x + group.y * groups.x) * WORKGROUP + lane;
     if id >= params.len {
         return;
     }

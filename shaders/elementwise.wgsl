@@ -1,4 +1,4 @@
-// Element by element: fill, sum, scale, activations.
+// Element by element: fill, sum, bias, scale, activations.
 //
 //   gelu(v) = v Φ(v),  gelu'(v) = Φ(v) + v φ(v)      Φ, φ: the standard normal
 //   relu(v) = max(v, 0)
@@ -9,11 +9,12 @@
 struct Params {
     len: u32,
     value: f32,
+    period: u32,  // elements of other, which repeats
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;         // [L]
-@group(0) @binding(2) var<storage, read> other: array<f32>;     // [L]
+@group(0) @binding(2) var<storage, read> other: array<f32>;     // [L], or [period]
 @group(0) @binding(3) var<storage, read> dy: array<f32>;        // [L]
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;   // [L]
 @group(0) @binding(5) var<storage, read_write> dx: array<f32>;  // [L]
@@ -48,6 +49,21 @@ fn sum(
     let end = min(start + PER_GROUP, params.len);
     for (var i = start + lane; i < end; i += WORKGROUP) {
         y[i] = x[i] + params.value * other[i];
+    }
+}
+
+// ---- add_bias: x, other -> y = x + other, over and over ------------------------------------------
+
+@compute @workgroup_size(WORKGROUP)
+fn add_bias(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let start = (group.x + group.y * groups.x) * PER_GROUP;
+    let end = min(start + PER_GROUP, params.len);
+    for (var i = start + lane; i < end; i += WORKGROUP) {
+        y[i] = x[i] + other[i % params.period];
     }
 }
 

@@ -4,13 +4,19 @@
 
 mod config;
 mod count;
+mod deform_decoder;
 mod fpn;
+mod pixel_decoder;
 mod semantic;
 mod swin;
 
 pub use config::{Head, HeadInit, ModelConfig, PRESETS};
 pub use count::{Layer, MultiplyAdds, Part};
+pub use deform_decoder::{
+    DeformEncoderConfig, DeformEncoderLayer, DeformPixelDecoder, MsDeformAttention,
+};
 pub use fpn::{FpnHead, semantic_branch};
+pub use pixel_decoder::{FeatureAlign, FpnPixelDecoder, PixelFeatures};
 pub use semantic::{SemanticAttention, SemanticLayer};
 pub use swin::{Features, PatchEmbed, PatchMerging, Swin, SwinBlock, WindowAttention};
 

@@ -16,11 +16,21 @@ pub struct Linear {
 impl Linear {
     /// A layer from `inputs` to `outputs` features, as the official encoder starts: weights normal
     /// with deviation 0.02, biases 0.
-    pub fn new(mut scope: ParameterScope<'_>, inputs: usize, outputs: usize) -> Self {
-        let init = Init::Normal { std: 0.02 };
+    pub fn new(scope: ParameterScope<'_>, inputs: usize, outputs: usize) -> Self {
+        Self::with_init(scope, inputs, outputs, Init::Normal { std: 0.02 }, Init::Constant(0.0))
+    }
+
+    /// A layer from `inputs` to `outputs` features with weights and biases that start like this.
+    pub fn with_init(
+        mut scope: ParameterScope<'_>,
+        inputs: usize,
+        outputs: usize,
+        weight: Init,
+        bias: Init,
+    ) -> Self {
         Self {
-            weight: scope.create("weight", [outputs, inputs], init),
-            bias: scope.create("bias", [outputs], Init::Constant(0.0)),
+            weight: scope.create("weight", [outputs, inputs], weight),
+            bias: scope.create("bias", [outputs], bias),
         }
     }
 
@@ -99,21 +109,72 @@ impl BatchNorm {
     }
 }
 
-/// A 3×3 convolution without bias.
+/// Normalisation of groups of channels over all pixels of an image.
+#[derive(Clone, Debug)]
+pub struct GroupNorm {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl GroupNorm {
+    /// A layer for `channels` channels in 32 groups that at first only normalises.
+    pub fn new(mut scope: ParameterScope<'_>, channels: usize) -> Self {
+        Self {
+            weight: scope.create("weight", [channels], Init::Constant(1.0)),
+            bias: scope.create("bias", [channels], Init::Constant(0.0)),
+        }
+    }
+
+    /// The same layer at a second place: checkpoints list its parameters under both scopes.
+    pub fn shared(&self, mut scope: ParameterScope<'_>) -> Self {
+        scope.alias("weight", &self.weight);
+        scope.alias("bias", &self.bias);
+        self.clone()
+    }
+
+    /// `x`: `[B, .., channels]` → the same shape.
+    pub fn forward(&self, tape: &mut Tape, x: &Tensor) -> Tensor {
+        ops::group_norm(tape, x, &self.weight, &self.bias, ops::GroupNorm::default())
+    }
+
+    /// `relu(forward(x))` in one kernel.
+    pub fn forward_relu(&self, tape: &mut Tape, x: &Tensor) -> Tensor {
+        let options = ops::GroupNorm { relu: true, ..ops::GroupNorm::default() };
+        ops::group_norm(tape, x, &self.weight, &self.bias, options)
+    }
+}
+
+/// A 3×3 convolution.
 #[derive(Debug)]
 pub struct Conv3x3 {
     weight: Tensor,
+    bias: Option<Tensor>,
 }
 
 impl Conv3x3 {
-    /// A layer from `inputs` to `outputs` channels.
+    /// A layer from `inputs` to `outputs` channels, without bias.
     pub fn new(mut scope: ParameterScope<'_>, inputs: usize, outputs: usize, init: Init) -> Self {
-        Self { weight: scope.create("weight", [outputs, inputs, 3, 3], init) }
+        Self { weight: scope.create("weight", [outputs, inputs, 3, 3], init), bias: None }
+    }
+
+    /// A layer with biases, which start at 0.
+    pub fn with_bias(
+        mut scope: ParameterScope<'_>,
+        inputs: usize,
+        outputs: usize,
+        init: Init,
+    ) -> Self {
+        let bias = scope.create("bias", [outputs], Init::Constant(0.0));
+        Self { bias: Some(bias), ..Self::new(scope, inputs, outputs, init) }
     }
 
     /// `x`: `[B, H, W, inputs]` → `[B, H, W, outputs]`.
     pub fn forward(&self, tape: &mut Tape, x: &Tensor) -> Tensor {
-        ops::conv3x3(tape, x, &self.weight)
+        let y = ops::conv3x3(tape, x, &self.weight);
+        match &self.bias {
+            Some(bias) => ops::add_bias(tape, &y, bias),
+            None => y,
+        }
     }
 }
 
@@ -121,21 +182,29 @@ impl Conv3x3 {
 #[derive(Debug)]
 pub struct Conv1x1 {
     weight: Tensor,
-    bias: Tensor,
+    bias: Option<Tensor>,
 }
 
 impl Conv1x1 {
     /// A layer from `inputs` to `outputs` channels; biases start at 0.
     pub fn new(mut scope: ParameterScope<'_>, inputs: usize, outputs: usize, init: Init) -> Self {
-        Self {
-            weight: scope.create("weight", [outputs, inputs, 1, 1], init),
-            bias: scope.create("bias", [outputs], Init::Constant(0.0)),
-        }
+        let bias = scope.create("bias", [outputs], Init::Constant(0.0));
+        Self { bias: Some(bias), ..Self::without_bias(scope, inputs, outputs, init) }
+    }
+
+    /// A layer without bias.
+    pub fn without_bias(
+        mut scope: ParameterScope<'_>,
+        inputs: usize,
+        outputs: usize,
+        init: Init,
+    ) -> Self {
+        Self { weight: scope.create("weight", [outputs, inputs, 1, 1], init), bias: None }
     }
 
     /// `x`: `[.., inputs]` → `[.., outputs]`.
     pub fn forward(&self, tape: &mut Tape, x: &Tensor) -> Tensor {
         let [outputs, inputs, ..] = *self.weight.dims() else { unreachable!("made in new") };
-        ops::linear(tape, x, &self.weight.reshape([outputs, inputs]), Some(&self.bias))
+        ops::linear(tape, x, &self.weight.reshape([outputs, inputs]), self.bias.as_ref())
     }
 }

@@ -3,5 +3,5 @@
 mod layers;
 mod parameters;
 
-pub use layers::{BatchNorm, Conv1x1, Conv3x3, LayerNorm, Linear};
+pub use layers::{BatchNorm, Conv1x1, Conv3x3, GroupNorm, LayerNorm, Linear};
 pub use parameters::{Init, Parameter, ParameterScope, Parameters};

@@ -20,6 +20,8 @@ const BUFFER_BYTES: u64 = 64 << 20;
 #[derive(Debug, Default)]
 pub struct Parameters {
     by_name: BTreeMap<String, Parameter>,
+    /// Further names in checkpoints, each with the name of the parameter.
+    aliases: BTreeMap<String, String>,
     values: Vec<Memory>,
     states: Option<Memory>,
 }
@@ -58,6 +60,16 @@ pub enum Init {
         /// Standard deviation.
         std: f32,
     },
+    /// Offsets of deformable attention, `[heads, levels, points, 2]`: each head looks in a direction of its
+    /// own, point i at distance i + 1, measured along the longer axis.
+    Ring {
+        /// Directions.
+        heads: usize,
+        /// Maps, in all of which the head looks alike.
+        levels: usize,
+        /// Distances.
+        points: usize,
+    },
 }
 
 impl Init {
@@ -72,8 +84,30 @@ impl Init {
         Self::Uniform { bound: (fan_in as f32).sqrt().recip() }
     }
 
+    /// Uniform within ±√(6 / (`fan_in` + `fan_out`)) (Glorot & Bengio 2010). Equals
+    /// `torch.nn.init.xavier_uniform_`.
+    pub fn xavier(fan_in: usize, fan_out: usize) -> Self {
+        Self::Uniform { bound: (6.0 / (fan_in + fan_out) as f32).sqrt() }
+    }
+
+    /// Uniform within ±√(3 / `fan_in`): keeps the variance. Equals `torch.nn.init.kaiming_uniform_(a=1)`,
+    /// which detectron2's convolutions start with.
+    pub fn kaiming_uniform(fan_in: usize) -> Self {
+        Self::Uniform { bound: (3.0 / fan_in as f32).sqrt() }
+    }
+
     fn values(self, len: usize, rng: &mut Rng) -> Vec<f32> {
         match self {
+            Self::Ring { heads, levels, points } => {
+                let of_head = |head: usize| {
+                    let angle = std::f64::consts::TAU * head as f64 / heads as f64;
+                    let (y, x) = angle.sin_cos();
+                    let longer = x.abs().max(y.abs());
+                    let at = move |i: usize| [x, y].map(|v| (v / longer * i as f64) as f32);
+                    (0..levels).flat_map(move |_| (1..=points).flat_map(at))
+                };
+                (0..heads).flat_map(of_head).collect()
+            }
             Self::Constant(value) => vec![value; len],
             Self::Uniform { bound } => (0..len).map(|_| rng.between(-bound, bound)).collect(),
             Self::Normal { std } => (0..len).map(|_| std * rng.normal()).collect(),
@@ -105,6 +139,31 @@ impl Parameters {
     /// The parameter called `name`.
     pub fn get(&self, name: &str) -> Option<&Parameter> {
         self.by_name.get(name)
+    }
+
+    /// Further names that parameters have in checkpoints, each with its parameter's name: a layer that
+    /// serves at two places is listed twice there.
+    pub fn aliases(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.aliases.iter().map(|(alias, name)| (alias.as_str(), name.as_str()))
+    }
+
+    /// The entry of the parameter `name`, under any of its names.
+    fn entry<'a>(
+        &self,
+        checkpoint: &'a Checkpoint,
+        path: &Path,
+        name: &str,
+    ) -> Result<Option<&'a Entry>> {
+        let mut found = checkpoint.get(name);
+        for (alias, _) in self.aliases().filter(|(_, of)| *of == name) {
+            let Some(entry) = checkpoint.get(alias) else { continue };
+            let first = *found.get_or_insert(entry);
+            if first.shape() != entry.shape() || first.to_f32().ok() != entry.to_f32().ok() {
+                let reason = format!("{name} and {alias} are one parameter but differ");
+                return Err(Error::invalid_file(path, reason));
+            }
+        }
+        Ok(found)
     }
 
     /// Number of trained elements.
@@ -146,10 +205,12 @@ impl Parameters {
     ///
     /// [`Error::MissingParameters`], [`Error::ParameterShape`]; `path` is for the message.
     pub fn load(&self, gpu: &Gpu, checkpoint: &Checkpoint, path: &Path) -> Result<Vec<String>> {
-        let missing: Vec<String> = (self.iter())
-            .filter(|(name, _)| checkpoint.get(name).is_none())
-            .map(|(name, _)| name.to_owned())
-            .collect();
+        let mut missing = Vec::new();
+        for (name, _) in self.iter() {
+            if self.entry(checkpoint, path, name)?.is_none() {
+                missing.push(name.to_owned());
+            }
+        }
         if !missing.is_empty() {
             return Err(Error::MissingParameters { path: path.to_owned(), names: missing });
         }
@@ -168,7 +229,7 @@ impl Parameters {
         path: &Path,
     ) -> Result<Vec<String>> {
         for (name, parameter) in self.iter() {
-            let Some(entry) = checkpoint.get(name) else { continue };
+            let Some(entry) = self.entry(checkpoint, path, name)? else { continue };
             let wanted = parameter.tensor.shape();
             let values =
                 entry.to_f32().map_err(|e| Error::invalid_file(path, format!("{name}: {e}")))?;
@@ -194,7 +255,7 @@ impl Parameters {
             };
             parameter.tensor.write(gpu, &values)?;
         }
-        let known = |name: &str| self.by_name.contains_key(name);
+        let known = |name: &str| self.by_name.contains_key(name) || self.aliases.contains_key(name);
         Ok(checkpoint
             .parameters()
             .map(|(name, _)| name)
@@ -203,7 +264,7 @@ impl Parameters {
             .collect())
     }
 
-    /// Adds all values to a checkpoint, under their names.
+    /// Adds all values to a checkpoint, under all their names.
     ///
     /// # Errors
     ///
@@ -211,7 +272,10 @@ impl Parameters {
     pub fn save(&self, gpu: &Gpu, checkpoint: &mut Checkpoint) -> Result<()> {
         for (name, parameter) in self.iter() {
             let values = parameter.tensor.read(gpu)?;
-            checkpoint.insert(name, Entry::from_f32(parameter.tensor.shape().clone(), &values));
+            let aliases = self.aliases().filter(|(_, of)| *of == name).map(|(alias, _)| alias);
+            for name in aliases.chain([name]) {
+                checkpoint.insert(name, Entry::from_f32(parameter.tensor.shape().clone(), &values));
+            }
         }
         Ok(())
     }
@@ -292,11 +356,28 @@ impl ParameterScope<'_> {
         self.insert(name, Parameter { tensor, init, buffer: None })
     }
 
+    /// Makes `name` of this scope a further name of a parameter that there is.
+    ///
+    /// # Panics
+    ///
+    /// If `of` is no parameter of the model, or there is one of that name.
+    pub fn alias(&mut self, name: &str, of: &Tensor) {
+        let alias = format!("{}{name}", self.prefix);
+        let mut parameters = self.all.by_name.iter();
+        let found = parameters.find(|(_, parameter)| parameter.tensor.id() == of.id());
+        let (name, _) = found.unwrap_or_else(|| panic!("{alias} would be a name of nothing"));
+        let name = name.clone();
+        assert!(!self.all.by_name.contains_key(&alias), "parameter {alias} exists twice");
+        let earlier = self.all.aliases.insert(alias.clone(), name);
+        assert!(earlier.is_none(), "parameter {alias} exists twice");
+    }
+
     fn insert(&mut self, name: &str, parameter: Parameter) -> Tensor {
         let name = format!("{}{name}", self.prefix);
         let tensor = parameter.tensor.clone();
+        let twice = self.all.aliases.contains_key(&name);
         let earlier = self.all.by_name.insert(name.clone(), parameter);
-        assert!(earlier.is_none(), "parameter {name} exists twice");
+        assert!(!twice && earlier.is_none(), "parameter {name} exists twice");
         tensor
     }
 }

@@ -29,6 +29,7 @@ params! {
         vectors: u32,
         levels: u32,
         points: u32,
+        first_group: u32,
     }
 }
 
@@ -91,6 +92,7 @@ pub fn deform_attention(
         vectors: (head_channels / 4) as u32,
         levels: levels as u32,
         points: points as u32,
+        first_group: 0,
     };
     let recorder = tape.recorder();
     let y = recorder.empty(value.shape().clone());

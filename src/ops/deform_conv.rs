@@ -34,6 +34,7 @@ params! {
         first_place: u32,
         places: u32,
         outputs: u32,
+        first_group: u32,
     }
 }
 
@@ -86,6 +87,7 @@ impl Extents3x3 {
             first_place: 0,
             places: 0,
             outputs: self.outputs as u32,
+            first_group: 0,
         }
     }
 

@@ -29,6 +29,7 @@ params! {
         samples_per_row: u32,
         bits: u32,
         accumulate: u32,
+        first_group: u32,
     }
 }
 
@@ -140,6 +141,7 @@ pub(super) fn scatter(
         samples_per_row: scatter.samples_per_row as u32,
         bits: samples.max(1).next_power_of_two().ilog2(),
         accumulate: u32::from(scatter.accumulate),
+        first_group: 0,
     };
     let grid = Grid::rows((scatter.rows * vectors).div_ceil(PER_GROUP));
     recorder.run(&BOUND, params, &[g, &lists.largest], grid);

@@ -1,5 +1,6 @@
 //! Element by element: `shaders/elementwise.wgsl`.
 
+use super::reduce;
 use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
 use crate::{Shape, Tape, Tensor};
 
@@ -11,6 +12,7 @@ static ACCUMULATE: Kernel = kernel("accumulate", &["x", "y"]);
 static SCALE: Kernel = kernel("scale", &["x", "y"]);
 static GELU_FORWARD: Kernel = kernel("gelu_forward", &["x", "y"]);
 static GELU_BACKWARD: Kernel = kernel("gelu_backward", &["x", "dy", "dx"]);
+static ADD_BIAS: Kernel = kernel("add_bias", &["x", "other", "y"]);
 static RELU_FORWARD: Kernel = kernel("relu_forward", &["x", "y"]);
 static RELU_BACKWARD: Kernel = kernel("relu_backward", &["x", "dy", "dx"]);
 pub(super) const KERNELS: &[&Kernel] = &[
@@ -20,6 +22,7 @@ pub(super) const KERNELS: &[&Kernel] = &[
     &SCALE,
     &GELU_FORWARD,
     &GELU_BACKWARD,
+    &ADD_BIAS,
     &RELU_FORWARD,
     &RELU_BACKWARD,
 ];
@@ -29,12 +32,12 @@ const fn kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kerne
 }
 
 params! {
-    struct Params { len: u32, value: f32 }
+    struct Params { len: u32, value: f32, period: u32 }
 }
 
 impl Params {
     fn new(x: &Tensor, value: f32) -> Self {
-        Self { len: x.shape().len() as u32, value }
+        Self { len: x.shape().len() as u32, value, period: 0 }
     }
 }
 
@@ -82,6 +85,29 @@ pub fn add(tape: &mut Tape, x: &Tensor, other: &Tensor) -> Tensor {
     assert_eq!(x.shape(), other.shape(), "add");
     let y = sum_of(tape.recorder(), x, other);
     tape.record([x, other], y, |_, dy| [Some(dy.clone()), Some(dy.clone())])
+}
+
+/// `x + bias` in every row.
+///
+/// - `x`: `[.., C]`
+/// - `bias`: `[C]`
+///
+/// # Panics
+///
+/// If `bias` is not `[C]`.
+#[track_caller]
+pub fn add_bias(tape: &mut Tape, x: &Tensor, bias: &Tensor) -> Tensor {
+    let (rows, channels) = (x.shape().rows(), x.shape().last());
+    assert_eq!(bias.dims(), [channels], "add_bias: bias for x {:?}", x.shape());
+    let recorder = tape.recorder();
+    let y = recorder.empty(x.shape().clone());
+    let params = Params { period: channels as u32, ..Params::new(x, 0.0) };
+    recorder.run(&ADD_BIAS, params, &[x, bias, &y], grid(x)).flops(x.shape().len());
+    let with_bias = bias.is_tracked();
+    tape.record([x, bias], y, move |recorder, dy| {
+        let dbias = with_bias.then(|| reduce::sum_rows(recorder, dy, rows, channels));
+        [Some(dy.clone()), dbias]
+    })
 }
 
 /// `value · x`.

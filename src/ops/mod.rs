@@ -1,6 +1,7 @@
 //! Differentiable operations: one file per family, each next to its `shaders/*.wgsl`.
 
 mod batch_norm;
+mod concat;
 mod conv3x3;
 mod cross_entropy;
 mod deform_attention;
@@ -9,36 +10,43 @@ mod deform_scatter;
 mod depthwise;
 mod drop;
 mod elementwise;
+mod group_norm;
 mod image;
 mod layer_norm;
 mod matmul;
+mod nearest;
 mod patch;
 mod position;
 pub mod predict;
 mod reduce;
 mod resize;
 mod semantic_attention;
+mod sine_position;
 mod softmax;
 mod window;
 mod window_attention;
 
 pub use batch_norm::{BatchNorm, Running, batch_norm};
+pub use concat::{concat, slice};
 pub use conv3x3::conv3x3;
 pub use cross_entropy::{CrossEntropy, CrossEntropyOutput, cross_entropy};
 pub use deform_attention::deform_attention;
 pub use deform_conv::deform_conv;
 pub use depthwise::depthwise_conv3x3;
 pub use drop::{drop_path, dropout, dropout2d};
-pub use elementwise::{accumulate, add, fill, gelu, relu, scale, sum_of};
+pub use elementwise::{accumulate, add, add_bias, fill, gelu, relu, scale, sum_of};
 pub(crate) use elementwise::{clear, copy};
+pub use group_norm::{GroupNorm, group_norm};
 pub use image::{Normalize, normalize, normalize_texture, paint, paint_texture};
 pub use layer_norm::layer_norm;
 pub use matmul::{linear, linear_gelu, linear_residual, matmul};
+pub use nearest::nearest_add;
 pub use patch::{patch_merge, patchify, unfold};
 pub use position::{add_position, resize_bicubic, resize_bicubic_table};
 pub(crate) use reduce::sum_rows;
 pub use resize::{resize, resize_add};
 pub use semantic_attention::{gated_residual, semantic_attention};
+pub use sine_position::sine_position;
 pub use softmax::softmax;
 pub use window::{window_partition, window_reverse};
 pub use window_attention::{Windows, relative_position_bias, window_attention};
@@ -50,6 +58,7 @@ use crate::optim;
 pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
     [
         batch_norm::KERNELS,
+        concat::KERNELS,
         conv3x3::KERNELS,
         cross_entropy::KERNELS,
         deform_attention::KERNELS,
@@ -58,16 +67,19 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
         depthwise::KERNELS,
         drop::KERNELS,
         elementwise::KERNELS,
+        group_norm::KERNELS,
         image::KERNELS,
         layer_norm::KERNELS,
         matmul::KERNELS,
         optim::KERNELS,
+        nearest::KERNELS,
         patch::KERNELS,
         position::KERNELS,
         predict::KERNELS,
         reduce::KERNELS,
         resize::KERNELS,
         semantic_attention::KERNELS,
+        sine_position::KERNELS,
         softmax::KERNELS,
         window::KERNELS,
         window_attention::KERNELS,
