@@ -30,6 +30,7 @@ mod segmenter;
 mod semantic_attention;
 mod shaders;
 mod softmax;
+mod torch_files;
 mod training;
 mod window;
 mod window_attention;
