@@ -37,6 +37,7 @@ mod semantic_attention;
 mod shaders;
 mod sine_position;
 mod softmax;
+mod torch_files;
 mod training;
 mod window;
 mod window_attention;

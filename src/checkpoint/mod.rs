@@ -1,8 +1,14 @@
-//! [`Checkpoint`]: named arrays and a few words about them, in a safetensors file.
+//! [`Checkpoint`]: named arrays and a few words about them, in a safetensors file or a PyTorch file.
+//!
+//! What a file is shows in its first bytes; its name does not matter. Of PyTorch's files only the
+//! data are read: a file that wants anything to run is refused.
 //!
 //! Parameters have the names that the published checkpoints give them (`backbone.…`,
 //! `decode_head.…`). A training run's checkpoint also has the optimiser's moments, under
 //! [`FIRST_MOMENT`] and [`SECOND_MOMENT`] and the parameter's name, and its own state as metadata.
+
+mod pickle;
+mod torch;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -105,7 +111,7 @@ impl Entry {
     }
 }
 
-/// Named arrays and metadata; what a safetensors file holds.
+/// Named arrays and metadata.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Checkpoint {
     /// The arrays by name.
@@ -142,7 +148,11 @@ impl Checkpoint {
         all.filter(|(name, _)| !name.starts_with(OPTIMIZER))
     }
 
-    /// Reads the safetensors file `path`.
+    /// Reads the file `path`: safetensors, or one of PyTorch's.
+    ///
+    /// Of a PyTorch file the state dict is read: `state_dict` (mmseg) or `model` (detectron2, Swin)
+    /// where there is such a dictionary, without the prefix `module.`; texts and numbers under `meta`
+    /// become metadata.
     ///
     /// # Errors
     ///
@@ -162,23 +172,40 @@ impl Checkpoint {
         // Before it is opened: opening a named pipe would wait for a writer.
         let kind = fs::metadata(path).map_err(Error::file("read", path))?;
         if kind.is_dir() {
-            return Err(Error::invalid_file(path, "is a folder, not a safetensors file"));
+            return Err(Error::invalid_file(path, "is a folder, not a file of weights"));
         }
         if !kind.is_file() {
             return Err(Error::invalid_file(path, "is not a regular file"));
         }
         let mut file = File::open(path).map_err(Error::file("read", path))?;
-        let size = file.metadata().map_err(Error::file("read", path))?.len();
-        Self::parse(&mut file, size, path, keep)
+        Self::read_from(&mut file, path, keep)
     }
 
-    /// Reads a safetensors file of `size` bytes that is called `path` in errors.
-    fn parse(
+    /// [`read_where`](Self::read_where) of an open file, or of bytes in memory
+    /// ([`std::io::Cursor`]), that is called `path` in errors.
+    ///
+    /// # Errors
+    ///
+    /// As [`Checkpoint::read`].
+    pub fn read_from(
         file: &mut (impl Read + Seek),
-        size: u64,
         path: &Path,
         keep: impl Fn(&str) -> bool,
     ) -> Result<Self> {
+        let mut head = Vec::new();
+        let size = file
+            .seek(SeekFrom::End(0))
+            .and_then(|size| file.rewind().map(|()| size))
+            .and_then(|size| file.take(512).read_to_end(&mut head).map(|_| size))
+            .and_then(|size| file.rewind().map(|()| size))
+            .map_err(Error::file("read", path))?;
+        if let Some(format) = torch::Format::detect(&head) {
+            return torch::read(file, size, format, path, keep);
+        }
+        if let Some(other) = known_otherwise(&head) {
+            let reason = format!("is {other}, not a safetensors or PyTorch file");
+            return Err(Error::invalid_file(path, reason));
+        }
         let (header, header_end) = read_header(file, size, path)?;
         let found = size - header_end;
         if header.data_len() as u64 != found {
@@ -233,6 +260,20 @@ impl Checkpoint {
         self.write_with(&RealDisk, path)
     }
 
+    /// Writes a PyTorch file, which `torch.load` reads with `weights_only=True`, in the way of
+    /// [`write_atomic`](Self::write_atomic). The arrays are in the dictionary `state_dict`, or `model`
+    /// if there is a head of detectron2's (`sem_seg_head.`), the metadata in `meta`.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_atomic`](Self::write_atomic); also when PyTorch has no such elements.
+    pub fn write_torch(&self, path: &Path) -> Result<()> {
+        let data: usize = self.entries.values().map(|entry| entry.bytes.len()).sum();
+        // Beside the elements: a pickle and two headers per array, padding.
+        let about = data + 1024 * (self.entries.len() + 4);
+        replace_file(&RealDisk, path, about as u64, |out| torch::write(self, out))
+    }
+
     fn write_with(&self, disk: &dyn Disk, path: &Path) -> Result<()> {
         let (header, entries) = self.header();
         if header.len() as u64 > MAX_HEADER_BYTES {
@@ -282,20 +323,29 @@ impl Checkpoint {
     }
 }
 
+/// What a file that starts with `head` is, if that is often mistaken for a file of weights.
+fn known_otherwise(head: &[u8]) -> Option<&'static str> {
+    let text = head.trim_ascii_start().to_ascii_lowercase();
+    match head {
+        [0x1f, 0x8b, ..] => Some("compressed with gzip"),
+        _ if head.starts_with(b"version https://git-lfs") => {
+            Some("a Git LFS pointer (the file itself was not fetched)")
+        }
+        _ if text.starts_with(b"<!doctype") || text.starts_with(b"<html") => {
+            Some("a web page (the download failed)")
+        }
+        _ if head.get(257..262) == Some(b"ustar") => {
+            Some("a tar archive, PyTorch's format before version 0.1.10")
+        }
+        _ => None,
+    }
+}
+
 /// The parsed header, and where the arrays start.
 fn read_header(file: &mut impl Read, size: u64, path: &Path) -> Result<(Metadata, u64)> {
     let mut len = [0; 8];
     let given = size.min(8) as usize;
     file.read_exact(&mut len[..given]).map_err(Error::file("read", path))?;
-    let other = match &len {
-        [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => Some("a PyTorch file"),
-        b"version " => Some("a Git LFS pointer, not the file it stands for"),
-        _ => None,
-    };
-    if let Some(other) = other {
-        let reason = format!("is {other}; a safetensors file is wanted");
-        return Err(Error::invalid_file(path, reason));
-    }
     let not = |reason: String| Error::invalid_file(path, format!("no safetensors file: {reason}"));
     if size < 8 {
         return Err(not(format!("it has {size} bytes")));
@@ -499,8 +549,7 @@ mod tests {
     }
 
     fn parse(bytes: &[u8]) -> Result<Checkpoint> {
-        let size = bytes.len() as u64;
-        Checkpoint::parse(&mut Cursor::new(bytes), size, Path::new("x.safetensors"), |_| true)
+        Checkpoint::read_from(&mut Cursor::new(bytes), Path::new("x.safetensors"), |_| true)
     }
 
     #[test]
