@@ -3,8 +3,9 @@
 //   gelu(v) = v Φ(v),  gelu'(v) = Φ(v) + v φ(v)      Φ, φ: the standard normal
 //   relu(v) = max(v, 0)
 //
-// Host: src/ops/elementwise.rs        Test: kernels-tests/elementwise.rs
-// L = elements. One invocation per four elements: an invocation handles base + 64 i.
+// Host: src/ops/elementwise.rs        Test: kernels-tests/elementwise.rs        Spans: lib/vectors.wgsl
+// L = elements, bound as vectors of four; the last vector may have fewer, whose neighbours belong to
+// others or to nobody and are not written.
 
 struct Params {
     len: u32,
@@ -13,14 +14,24 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;         // [L]
-@group(0) @binding(2) var<storage, read> other: array<f32>;     // [L], or [period]
-@group(0) @binding(3) var<storage, read> dy: array<f32>;        // [L]
-@group(0) @binding(4) var<storage, read_write> y: array<f32>;   // [L]
-@group(0) @binding(5) var<storage, read_write> dx: array<f32>;  // [L]
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;         // [L]
+@group(0) @binding(2) var<storage, read> other: array<vec4<f32>>;     // [L], or [period]
+@group(0) @binding(3) var<storage, read> dy: array<vec4<f32>>;        // [L]
+@group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;   // [L]
+@group(0) @binding(5) var<storage, read_write> dx: array<vec4<f32>>;  // [L]
 
-const WORKGROUP: u32 = 64u;
-const PER_GROUP: u32 = 256u;
+// The last vector of y or dx, of which only some elements may be there.
+fn store_y(i: u32, v: vec4<f32>) {
+    for (var k = 0u; k < elements_of(i); k++) {
+        y[i][k] = v[k];
+    }
+}
+
+fn store_dx(i: u32, v: vec4<f32>) {
+    for (var k = 0u; k < elements_of(i); k++) {
+        dx[i][k] = v[k];
+    }
+}
 
 // ---- fill: -> y = value --------------------------------------------------------------------------
 
@@ -30,10 +41,16 @@ fn fill(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let start = (group.x + group.y * groups.x) * PER_GROUP;
-    let end = min(start + PER_GROUP, params.len);
-    for (var i = start + lane; i < end; i += WORKGROUP) {
-        y[i] = params.value;
+    let span = span_of(group.x + group.y * groups.x, lane);
+    if span.whole {
+        for (var j = 0u; j < EACH; j++) {
+            let i = span.start + j * WORKGROUP + span.lane;
+            y[i] = vec4(params.value);
+        }
+        return;
+    }
+    for (var i = span.start + span.lane; i < span.end; i += WORKGROUP) {
+        store_y(i, vec4(params.value));
     }
 }
 
@@ -45,10 +62,16 @@ fn sum(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let start = (group.x + group.y * groups.x) * PER_GROUP;
-    let end = min(start + PER_GROUP, params.len);
-    for (var i = start + lane; i < end; i += WORKGROUP) {
-        y[i] = x[i] + params.value * other[i];
+    let span = span_of(group.x + group.y * groups.x, lane);
+    if span.whole {
+        for (var j = 0u; j < EACH; j++) {
+            let i = span.start + j * WORKGROUP + span.lane;
+            y[i] = x[i] + params.value * other[i];
+        }
+        return;
+    }
+    for (var i = span.start + span.lane; i < span.end; i += WORKGROUP) {
+        store_y(i, x[i] + params.value * other[i]);
     }
 }
 
@@ -60,11 +83,23 @@ fn add_bias(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let start = (group.x + group.y * groups.x) * PER_GROUP;
-    let end = min(start + PER_GROUP, params.len);
-    for (var i = start + lane; i < end; i += WORKGROUP) {
-        y[i] = x[i] + other[i % params.period];
+    let span = span_of(group.x + group.y * groups.x, lane);
+    for (var i = span.start + span.lane; i < span.end; i += WORKGROUP) {
+        store_y(i, x[i] + repeated(4u * i % params.period));
     }
+}
+
+// Four elements of other from `at` on, which goes on with its first after its last.
+fn repeated(at: u32) -> vec4<f32> {
+    if params.period % 4u == 0u {
+        return other[at / 4u];
+    }
+    var v: vec4<f32>;
+    for (var k = 0u; k < 4u; k++) {
+        let e = (at + k) % params.period;
+        v[k] = other[e / 4u][e % 4u];
+    }
+    return v;
 }
 
 // ---- accumulate: x -> y += value x ---------------------------------------------------------------
@@ -75,10 +110,16 @@ fn accumulate(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let start = (group.x + group.y * groups.x) * PER_GROUP;
-    let end = min(start + PER_GROUP, params.len);
-    for (var i = start + lane; i < end; i += WORKGROUP) {
-        y[i] += params.value * x[i];
+    let span = span_of(group.x + group.y * groups.x, lane);
+    if span.whole {
+        for (var j = 0u; j < EACH; j++) {
+            let i = span.start + j * WORKGROUP + span.lane;
+            y[i] = y[i] + params.value * x[i];
+        }
+        return;
+    }
+    for (var i = span.start + span.lane; i < span.end; i += WORKGROUP) {
+        store_y(i, y[i] + params.value * x[i]);
     }
 }
 
@@ -90,10 +131,16 @@ fn scale(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let start = (group.x + group.y * groups.x) * PER_GROUP;
-    let end = min(start + PER_GROUP, params.len);
-    for (var i = start + lane; i < end; i += WORKGROUP) {
-        y[i] = params.value * x[i];
+    let span = span_of(group.x + group.y * groups.x, lane);
+    if span.whole {
+        for (var j = 0u; j < EACH; j++) {
+            let i = span.start + j * WORKGROUP + span.lane;
+            y[i] = params.value * x[i];
+        }
+        return;
+    }
+    for (var i = span.start + span.lane; i < span.end; i += WORKGROUP) {
+        store_y(i, params.value * x[i]);
     }
 }
 
@@ -105,10 +152,16 @@ fn gelu_forward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let start = (group.x + group.y * groups.x) * PER_GROUP;
-    let end = min(start + PER_GROUP, params.len);
-    for (var i = start + lane; i < end; i += WORKGROUP) {
-        y[i] = gelu(x[i]);
+    let span = span_of(group.x + group.y * groups.x, lane);
+    if span.whole {
+        for (var j = 0u; j < EACH; j++) {
+            let i = span.start + j * WORKGROUP + span.lane;
+            y[i] = gelu_of(x[i]);
+        }
+        return;
+    }
+    for (var i = span.start + span.lane; i < span.end; i += WORKGROUP) {
+        store_y(i, gelu_of(x[i]));
     }
 }
 
@@ -120,14 +173,21 @@ fn gelu_backward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let start = (group.x + group.y * groups.x) * PER_GROUP;
-    let end = min(start + PER_GROUP, params.len);
-    for (var i = start + lane; i < end; i += WORKGROUP) {
-        dx[i] = dy[i] * gelu_slope(x[i]);
+    let span = span_of(group.x + group.y * groups.x, lane);
+    if span.whole {
+        for (var j = 0u; j < EACH; j++) {
+            let i = span.start + j * WORKGROUP + span.lane;
+            dx[i] = dy[i] * gelu_slope_of(x[i]);
+        }
+        return;
+    }
+    for (var i = span.start + span.lane; i < span.end; i += WORKGROUP) {
+        store_dx(i, dy[i] * gelu_slope_of(x[i]));
     }
 }
 
 // ---- relu_forward: x -> y ------------------------------------------------------------------------
+// Not max(), which hides a NaN.
 
 @compute @workgroup_size(WORKGROUP)
 fn relu_forward(
@@ -135,11 +195,16 @@ fn relu_forward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let start = (group.x + group.y * groups.x) * PER_GROUP;
-    let end = min(start + PER_GROUP, params.len);
-    for (var i = start + lane; i < end; i += WORKGROUP) {
-        // Not max(), which hides a NaN.
-        y[i] = select(x[i], 0.0, x[i] < 0.0);
+    let span = span_of(group.x + group.y * groups.x, lane);
+    if span.whole {
+        for (var j = 0u; j < EACH; j++) {
+            let i = span.start + j * WORKGROUP + span.lane;
+            y[i] = select(x[i], vec4(0.0), x[i] < vec4(0.0));
+        }
+        return;
+    }
+    for (var i = span.start + span.lane; i < span.end; i += WORKGROUP) {
+        store_y(i, select(x[i], vec4(0.0), x[i] < vec4(0.0)));
     }
 }
 
@@ -151,9 +216,25 @@ fn relu_backward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let start = (group.x + group.y * groups.x) * PER_GROUP;
-    let end = min(start + PER_GROUP, params.len);
-    for (var i = start + lane; i < end; i += WORKGROUP) {
-        dx[i] = select(0.0, dy[i], x[i] > 0.0);
+    let span = span_of(group.x + group.y * groups.x, lane);
+    if span.whole {
+        for (var j = 0u; j < EACH; j++) {
+            let i = span.start + j * WORKGROUP + span.lane;
+            dx[i] = select(vec4(0.0), dy[i], x[i] > vec4(0.0));
+        }
+        return;
     }
+    for (var i = span.start + span.lane; i < span.end; i += WORKGROUP) {
+        store_dx(i, select(vec4(0.0), dy[i], x[i] > vec4(0.0)));
+    }
+}
+
+// ---- shared --------------------------------------------------------------------------------------
+
+fn gelu_of(v: vec4<f32>) -> vec4<f32> {
+    return vec4(gelu(v.x), gelu(v.y), gelu(v.z), gelu(v.w));
+}
+
+fn gelu_slope_of(v: vec4<f32>) -> vec4<f32> {
+    return vec4(gelu_slope(v.x), gelu_slope(v.y), gelu_slope(v.z), gelu_slope(v.w));
 }

@@ -9,8 +9,7 @@
 
 struct Params {
     len: u32,
-    per_group: u32,
-    accumulate: u32,
+    first_row: u32,
     parts: u32,
     max_norm: f32,
     beta1: f32,
@@ -26,14 +25,14 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> parameter: array<vec4<f32>>;     // [L]
 @group(0) @binding(6) var<storage, read_write> m: array<vec4<f32>>;             // [L]
 @group(0) @binding(7) var<storage, read_write> v: array<vec4<f32>>;             // [L]
-@group(0) @binding(8) var<storage, read_write> squares: array<f32>;       // [parts, 64]
+@group(0) @binding(8) var<storage, read_write> squares: array<f32>;       // [parts, WORKGROUP]
 @group(0) @binding(9) var<storage, read_write> norm_out: array<f32>;      // [2]
-@group(0) @binding(10) var<storage, read> sums: array<f32>;               // [parts, 64]
-
-const WORKGROUP: u32 = 64u;
+@group(0) @binding(10) var<storage, read> sums: array<f32>;               // [parts, WORKGROUP]
 
 // ---- square_sums: gradient -> squares ------------------------------------------------------------
-// One row of partial sums per workgroup; `accumulate` is the first row of this buffer.
+// One row of partial sums per workgroup, which has SPANS spans; `first_row` is that of this buffer.
+
+const SPANS: u32 = 4u;
 
 @compute @workgroup_size(WORKGROUP)
 fn square_sums(
@@ -42,16 +41,24 @@ fn square_sums(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let id = group.x + group.y * groups.x;
-    let start = id * params.per_group / 4u;
-    if start >= params.len / 4u {
+    if 4u * id * SPANS * WORKGROUP * EACH >= params.len {
         return;
     }
-    let end = min(start + params.per_group / 4u, params.len / 4u);
     var sum = vec4(0.0);
-    for (var i = start + lane; i < end; i += WORKGROUP) {
-        sum += gradient[i] * gradient[i];
+    for (var part = 0u; part < SPANS; part++) {
+        let span = span_of(id * SPANS + part, lane);
+        if span.whole {
+            for (var j = 0u; j < EACH; j++) {
+                let g = gradient[span.start + j * WORKGROUP + span.lane];
+                sum += g * g;
+            }
+        } else {
+            for (var i = span.start + span.lane; i < span.end; i += WORKGROUP) {
+                sum += gradient[i] * gradient[i];
+            }
+        }
     }
-    squares[(params.accumulate + id) * WORKGROUP + lane] = (sum.x + sum.y) + (sum.z + sum.w);
+    squares[(params.first_row + id) * WORKGROUP + lane] = (sum.x + sum.y) + (sum.z + sum.w);
 }
 
 // ---- global_norm: sums, step -> norm_out ---------------------------------------------------------
@@ -81,20 +88,31 @@ fn adamw(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let start = (group.x + group.y * groups.x) * params.per_group / 4u;
-    let end = min(start + params.per_group / 4u, params.len / 4u);
-    let scale = step[3] * norm[1];
+    let span = span_of(group.x + group.y * groups.x, lane);
+    if span.whole {
+        for (var j = 0u; j < EACH; j++) {
+            update(span.start + j * WORKGROUP, span.lane);
+        }
+        return;
+    }
+    for (var start = span.start; start + span.lane < span.end; start += WORKGROUP) {
+        update(start, span.lane);
+    }
+}
+
+// The vector that lies `lane` after `start`, a multiple of the workgroup.
+fn update(start: u32, lane: u32) {
+    let at = start + lane;
+    // Up to 16 lanes have the same parameter, and compilers for CPUs should see it.
+    let belongs = groups_of[select((start + lane) / 16u, start / 16u, WORKGROUP <= 16u)];
+    let lr = step[0] * belongs.x;
+    let g = gradient[at] * (step[3] * norm[1]);
+    let m_new = params.beta1 * m[at] + (1.0 - params.beta1) * g;
+    let v_new = params.beta2 * v[at] + (1.0 - params.beta2) * g * g;
+    m[at] = m_new;
+    v[at] = v_new;
+    let kept = parameter[at] * (1.0 - lr * belongs.y);
     let m_scale = 1.0 / step[1];
     let v_scale = 1.0 / step[2];
-    for (var at = start + lane; at < end; at += WORKGROUP) {
-        let belongs = groups_of[at / 16u];
-        let lr = step[0] * belongs.x;
-        let g = gradient[at] * scale;
-        let m_new = params.beta1 * m[at] + (1.0 - params.beta1) * g;
-        let v_new = params.beta2 * v[at] + (1.0 - params.beta2) * g * g;
-        m[at] = m_new;
-        v[at] = v_new;
-        let kept = parameter[at] * (1.0 - lr * belongs.y);
-        parameter[at] = kept - lr * m_scale * m_new / (sqrt(v_new) * v_scale + params.eps);
-    }
+    parameter[at] = kept - lr * m_scale * m_new / (sqrt(v_new) * v_scale + params.eps);
 }

@@ -8,7 +8,7 @@ use crate::nn::Parameters;
 use crate::tape::Gradients;
 use crate::{Error, Gpu, Result, Tensor, ops};
 
-const SOURCES: &[Source] = &[source!("optim")];
+const SOURCES: &[Source] = &[source!("optim"), source!("lib/vectors")];
 
 static SQUARE_SUMS: Kernel = kernel("square_sums", &["gradient", "squares"]);
 static GLOBAL_NORM: Kernel = kernel("global_norm", &["sums", "step", "norm_out"]);
@@ -23,8 +23,7 @@ const fn kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kerne
 params! {
     struct Params {
         len: u32,
-        per_group: u32,
-        accumulate: u32,
+        first_row: u32,
         parts: u32,
         max_norm: f32,
         beta1: f32,
@@ -33,8 +32,8 @@ params! {
     }
 }
 
-/// Elements per workgroup: a multiple of 64.
-const PER_GROUP: usize = 4096;
+/// Spans of `lib/vectors.wgsl` in a partial sum of squares.
+const SPANS: usize = 4;
 
 /// What an [`AdamW`] does, apart from the learning rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -165,37 +164,42 @@ impl AdamW {
         let AdamWSettings { betas: [beta1, beta2], eps, max_norm, .. } = self.settings;
         let params = |len: usize| Params {
             len: len as u32,
-            per_group: PER_GROUP as u32,
-            accumulate: 0,
+            first_row: 0,
             parts: 0,
             max_norm: max_norm.unwrap_or(0.0),
             beta1,
             beta2,
             eps,
         };
-        let rows: usize = self.buffers.iter().map(|b| b.len.div_ceil(PER_GROUP)).sum();
-        let squares = recorder.empty([rows, 64]);
+        let vectors = ops::Vectors::new(recorder.profile(), 16);
+        let rows_of = |buffer: &Buffer| (vectors.spans(buffer.len)).div_ceil(SPANS);
+        let (rows, lanes) = (self.buffers.iter().map(rows_of).sum(), vectors.lanes());
+        let squares = recorder.empty([rows, lanes]);
         let mut row = 0;
         for buffer in &self.buffers {
-            let groups = buffer.len.div_ceil(PER_GROUP);
-            let params = Params { accumulate: row as u32, ..params(buffer.len) };
+            let params = Params { first_row: row as u32, ..params(buffer.len) };
             let gradient = buffer.whole(buffer.total.as_ref().unwrap_or(&buffer.gradient));
-            recorder
-                .run(&SQUARE_SUMS, params, &[&gradient, &squares], Grid::rows(groups))
+            let groups = rows_of(buffer);
+            let bound = [&gradient, &squares];
+            vectors
+                .set(recorder.run(&SQUARE_SUMS, params, &bound, Grid::rows(groups)))
                 .flops(2 * buffer.len);
             row += groups;
         }
-        let sums = ops::sum_rows(recorder, &squares, rows, 64);
+        let sums = ops::sum_rows(recorder, &squares, rows, lanes);
         let total = Params { parts: 1, ..params(0) };
-        recorder.run(&GLOBAL_NORM, total, &[&sums, &self.step, &self.norm], Grid::rows(1));
+        let bound = [&sums, &self.step, &self.norm];
+        vectors.set(recorder.run(&GLOBAL_NORM, total, &bound, Grid::rows(1)));
         for buffer in &self.buffers {
             let total = buffer.total.as_ref();
             let [gradient, values, m, v] =
                 [total.unwrap_or(&buffer.gradient), &buffer.values, &buffer.m, &buffer.v]
                     .map(|m| buffer.whole(m));
             let bound = [&gradient, &buffer.groups, &self.step, &self.norm, &values, &m, &v];
-            let grid = Grid::rows(buffer.len.div_ceil(PER_GROUP));
-            recorder.run(&ADAMW, params(buffer.len), &bound, grid).flops(16 * buffer.len);
+            let grid = vectors.grid(buffer.len);
+            vectors
+                .set(recorder.run(&ADAMW, params(buffer.len), &bound, grid))
+                .flops(16 * buffer.len);
             if let Some(total) = total {
                 ops::clear(recorder, &buffer.whole(total));
             }

@@ -1,10 +1,10 @@
 //! Element by element: `shaders/elementwise.wgsl`.
 
 use super::reduce;
-use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
+use crate::gpu::{Dispatch, Grid, Kernel, Params as _, Profile, Recorder, Source, params, source};
 use crate::{Shape, Tape, Tensor};
 
-const SOURCES: &[Source] = &[source!("elementwise"), source!("lib/gelu")];
+const SOURCES: &[Source] = &[source!("elementwise"), source!("lib/vectors"), source!("lib/gelu")];
 
 static FILL: Kernel = kernel("fill", &["y"]);
 static SUM: Kernel = kernel("sum", &["x", "other", "y"]);
@@ -41,38 +41,85 @@ impl Params {
     }
 }
 
-/// A workgroup does 256 elements.
-fn grid(x: &Tensor) -> Grid {
-    Grid::rows(x.shape().len().div_ceil(256))
+/// How `shaders/lib/vectors.wgsl` shares out the elements of tensors.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Vectors {
+    workgroup: usize,
+    each: usize,
+}
+
+impl Vectors {
+    /// For kernels with `flops` operations per element. A CPU driver does scalars faster than it gathers
+    /// vectors, as long as there is little to compute.
+    pub(crate) fn new(profile: &Profile, flops: usize) -> Self {
+        match (profile.cpu, flops) {
+            (true, 0..4) => Self { workgroup: 1, each: 32 },
+            (true, _) => Self { workgroup: 8, each: 8 },
+            (false, _) => Self { workgroup: 64, each: 4 },
+        }
+    }
+
+    /// Lanes of a workgroup.
+    pub(crate) fn lanes(self) -> usize {
+        self.workgroup
+    }
+
+    /// Workgroups' shares in `len` elements.
+    pub(crate) fn spans(self, len: usize) -> usize {
+        len.div_ceil(4 * self.workgroup * self.each)
+    }
+
+    /// A workgroup for each share.
+    pub(crate) fn grid(self, len: usize) -> Grid {
+        Grid::rows(self.spans(len))
+    }
+
+    /// Tells the kernel.
+    pub(crate) fn set(self, dispatch: &mut Dispatch) -> &mut Dispatch {
+        dispatch.constant("WORKGROUP", self.workgroup as u32).constant("EACH", self.each as u32)
+    }
+}
+
+/// Records a kernel with `flops` operations for each element.
+fn run(
+    recorder: &mut Recorder,
+    kernel: &'static Kernel,
+    params: Params,
+    tensors: &[&Tensor],
+    flops: usize,
+) {
+    let len = params.len as usize;
+    let vectors = Vectors::new(recorder.profile(), flops);
+    vectors.set(recorder.run(kernel, params, tensors, vectors.grid(len))).flops(flops * len);
 }
 
 /// A tensor whose elements are all `value`.
 pub fn fill(recorder: &mut Recorder, shape: impl Into<Shape>, value: f32) -> Tensor {
     let y = recorder.empty(shape);
-    recorder.run(&FILL, Params::new(&y, value), &[&y], grid(&y));
+    run(recorder, &FILL, Params::new(&y, value), &[&y], 0);
     y
 }
 
 /// `x + other`, not recorded on a tape.
 pub fn sum_of(recorder: &mut Recorder, x: &Tensor, other: &Tensor) -> Tensor {
     let y = recorder.empty(x.shape().clone());
-    recorder.run(&SUM, Params::new(x, 1.0), &[x, other, &y], grid(x)).flops(x.shape().len());
+    run(recorder, &SUM, Params::new(x, 1.0), &[x, other, &y], 1);
     y
 }
 
 /// `y += value · x`, in place, not recorded on a tape.
 pub fn accumulate(recorder: &mut Recorder, y: &Tensor, x: &Tensor, value: f32) {
-    recorder.run(&ACCUMULATE, Params::new(x, value), &[x, y], grid(x));
+    run(recorder, &ACCUMULATE, Params::new(x, value), &[x, y], 2);
 }
 
 /// Zeroes `y`, in place, not recorded on a tape.
 pub(crate) fn clear(recorder: &mut Recorder, y: &Tensor) {
-    recorder.run(&FILL, Params::new(y, 0.0), &[y], grid(y));
+    run(recorder, &FILL, Params::new(y, 0.0), &[y], 0);
 }
 
 /// Copies `x` to where `y` is, not recorded on a tape.
 pub(crate) fn copy(recorder: &mut Recorder, x: &Tensor, y: &Tensor) {
-    recorder.run(&SCALE, Params::new(x, 1.0), &[x, y], grid(x));
+    run(recorder, &SCALE, Params::new(x, 1.0), &[x, y], 0);
 }
 
 /// `x + other`.
@@ -102,7 +149,7 @@ pub fn add_bias(tape: &mut Tape, x: &Tensor, bias: &Tensor) -> Tensor {
     let recorder = tape.recorder();
     let y = recorder.empty(x.shape().clone());
     let params = Params { period: channels as u32, ..Params::new(x, 0.0) };
-    recorder.run(&ADD_BIAS, params, &[x, bias, &y], grid(x)).flops(x.shape().len());
+    run(recorder, &ADD_BIAS, params, &[x, bias, &y], 1);
     let with_bias = bias.is_tracked();
     tape.record([x, bias], y, move |recorder, dy| {
         let dbias = with_bias.then(|| reduce::sum_rows(recorder, dy, rows, channels));
@@ -114,7 +161,7 @@ pub fn add_bias(tape: &mut Tape, x: &Tensor, bias: &Tensor) -> Tensor {
 pub fn scale(tape: &mut Tape, x: &Tensor, value: f32) -> Tensor {
     let scaled = move |recorder: &mut Recorder, x: &Tensor| {
         let y = recorder.empty(x.shape().clone());
-        recorder.run(&SCALE, Params::new(x, value), &[x, &y], grid(x)).flops(x.shape().len());
+        run(recorder, &SCALE, Params::new(x, value), &[x, &y], 1);
         y
     };
     let y = scaled(tape.recorder(), x);
@@ -147,8 +194,7 @@ fn pointwise(
 ) -> Tensor {
     let recorder = tape.recorder();
     let y = recorder.empty(x.shape().clone());
-    let work = flops * x.shape().len();
-    recorder.run(forward, Params::new(x, 0.0), &[x, &y], grid(x)).flops(work);
+    run(recorder, forward, Params::new(x, 0.0), &[x, &y], flops);
     let saved = x.clone();
     tape.record([x], y, move |recorder, dy| [Some(backward(recorder, slope, &saved, dy, flops))])
 }
@@ -161,7 +207,6 @@ fn backward(
     flops: usize,
 ) -> Tensor {
     let dx = recorder.empty(x.shape().clone());
-    let work = flops * x.shape().len();
-    recorder.run(kernel, Params::new(x, 0.0), &[x, dy, &dx], grid(x)).flops(work);
+    run(recorder, kernel, Params::new(x, 0.0), &[x, dy, &dx], flops);
     dx
 }
