@@ -15,8 +15,8 @@ use crate::support::{GPU, OTHER, random, run};
 const PREFIX: &str = "sem_seg_head.pixel_decoder.";
 
 enum Decoder {
-    Fpn(FpnPixelDecoder),
-    Deform(DeformPixelDecoder),
+    Fpn(Box<FpnPixelDecoder>),
+    Deform(Box<DeformPixelDecoder>),
 }
 
 impl Decoder {
@@ -33,13 +33,14 @@ impl Decoder {
         match io.config["kind"].as_str().unwrap() {
             kind @ ("maskformer" | "fapn") => {
                 let align = kind == "fapn";
-                Self::Fpn(FpnPixelDecoder::new(scope, in_channels, dim, mask_dim, align))
+                let decoder = FpnPixelDecoder::new(scope, in_channels, dim, mask_dim, align);
+                Self::Fpn(decoder.into())
             }
             kind => {
                 let align = kind == "msfapn";
                 let decoder =
                     DeformPixelDecoder::new(scope, in_channels, encoder(), mask_dim, align);
-                Self::Deform(decoder)
+                Self::Deform(decoder.into())
             }
         }
     }
@@ -78,7 +79,7 @@ impl Replay {
             assert_eq!(weights.f32(alias), weights.f32(name), "{alias}");
             names.insert(alias.to_owned(), name.to_owned());
         }
-        let expected = weights.names(&format!("{PREFIX}"));
+        let expected = weights.names(PREFIX);
         assert_eq!(expected, names.keys().map(String::as_str).collect::<Vec<_>>());
         let maps = (0..4).map(|i| io.image(gpu, &format!("out.feat.{i}"))).collect();
         Some(Self { io, parameters, decoder, maps, gpu })
@@ -228,7 +229,9 @@ fn shared_parameters_have_two_names_in_checkpoints() {
         assert_eq!(parameter.read(&GPU).unwrap(), values);
     }
     match load(&[&own, &alias], None) {
-        Err(Error::MissingParameters { names, .. }) => assert_eq!(names, [own.clone()]),
+        Err(Error::MissingParameters { names, .. }) => {
+            assert_eq!(names, std::slice::from_ref(&own))
+        }
         other => panic!("{other:?}"),
     }
     let error = load(&[], Some(&alias)).unwrap_err().to_string();

@@ -12,7 +12,7 @@ fn codes_of_any_map() {
         let code = |i: usize, n: usize, c: usize| {
             let frequency = 10_000f64.powf(-((c / 2 * 2) as f64) / half as f64);
             let angle = (i + 1) as f64 / (n as f64 + 1e-6) * std::f64::consts::TAU * frequency;
-            if c % 2 == 0 { angle.sin() } else { angle.cos() }
+            if c.is_multiple_of(2) { angle.sin() } else { angle.cos() }
         };
         let mut expected = Vec::new();
         for pixel in 0..height * width {

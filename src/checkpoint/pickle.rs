@@ -195,8 +195,11 @@ pub(super) enum Global {
     NumpyFromBuffer,
 }
 
-/// What a pickle may name: the modules, the names in them, and what they are.
-const GLOBALS: &[(&[&str], &[(&str, Global)])] = &[
+/// Modules that are one under several names, the names in them, and what they are.
+type Globals = (&'static [&'static str], &'static [(&'static str, Global)]);
+
+/// What a pickle may name.
+const GLOBALS: &[Globals] = &[
     (&["collections"], &[("OrderedDict", Global::Dict), ("Counter", Global::Dict)]),
     (
         &["builtins", "__builtin__"],

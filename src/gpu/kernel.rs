@@ -103,8 +103,8 @@ impl Kernel {
     /// If the shader does not declare one of them.
     pub fn binding_numbers(&self) -> &'static [(u32, Access)] {
         // A plan asks for every dispatch, so each is read once. Equal addresses are equal lists.
-        static KNOWN: LazyLock<RwLock<HashMap<[usize; 4], &'static [(u32, Access)]>>> =
-            LazyLock::new(RwLock::default);
+        type Known = RwLock<HashMap<[usize; 4], &'static [(u32, Access)]>>;
+        static KNOWN: LazyLock<Known> = LazyLock::new(Known::default);
         let Self { sources, bindings, .. } = self;
         let key =
             [sources.as_ptr().addr(), sources.len(), bindings.as_ptr().addr(), bindings.len()];

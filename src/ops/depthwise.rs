@@ -49,7 +49,7 @@ pub fn depthwise_conv3x3(tape: &mut Tape, x: &Tensor, weight: &Tensor, bias: &Te
     let [batch, height, width, channels] = *x.dims() else {
         panic!("depthwise_conv3x3 of {:?}", x.shape())
     };
-    assert!(x.shape().len() > 0, "depthwise_conv3x3 of {:?}", x.shape());
+    assert!(!x.shape().is_empty(), "depthwise_conv3x3 of {:?}", x.shape());
     assert_eq!(weight.dims(), [channels, 1, 3, 3], "depthwise_conv3x3: weight for {:?}", x.shape());
     assert_eq!(bias.dims(), [channels], "depthwise_conv3x3: bias for {:?}", x.shape());
 

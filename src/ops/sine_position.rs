@@ -35,7 +35,7 @@ pub fn sine_position(
 ) -> Tensor {
     assert!(height * width > 0, "sine_position: a map of {height} × {width}");
     assert!(
-        channels % 4 == 0 && (4..=1024).contains(&channels),
+        channels.is_multiple_of(4) && (4..=1024).contains(&channels),
         "sine_position: {channels} channels"
     );
     let power = |m: i32| 10_000f64.powf(-4.0 * f64::from(m) / channels as f64) as f32;
