@@ -7,6 +7,7 @@ mod count;
 mod deform_decoder;
 mod fpn;
 mod pixel_decoder;
+mod prediction;
 mod semantic;
 mod swin;
 
@@ -17,6 +18,7 @@ pub use deform_decoder::{
 };
 pub use fpn::{FpnHead, semantic_branch};
 pub use pixel_decoder::{FeatureAlign, FpnPixelDecoder, PixelFeatures};
+pub use prediction::{Prediction, Predictions};
 pub use semantic::{SemanticAttention, SemanticLayer};
 pub use swin::{Features, PatchEmbed, PatchMerging, Swin, SwinBlock, WindowAttention};
 
