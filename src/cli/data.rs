@@ -16,7 +16,7 @@ EXAMPLES:
   semask-gpu data check data/ADEChallengeData2016
   semask-gpu data check data/cityscapes --format cityscapes
 
-A data set is a folder with dataset.json, images/SPLIT and labels/SPLIT (README.md shows one), or one of
+A data set is a folder with dataset.json, images/SPLIT and labels/SPLIT (README.md shows one), or one of \
 ADE20K (SceneParse150), Cityscapes, COCO-Stuff-10k, COCO-Stuff-164k and Pascal VOC 2012 as distributed.";
 
 #[derive(Debug, clap::Args)]

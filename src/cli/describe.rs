@@ -20,7 +20,7 @@ EXAMPLES:
   semask-gpu describe recipe.toml --size 1024x2048 --device 0      with that GPU's limits
   semask-gpu describe semask-l-cityscapes --size 768x768
 
-No GPU is opened; without --device the limits are those that every WebGPU device has. A multiply-add
+No GPU is opened; without --device the limits are those that every WebGPU device has. A multiply-add \
 counts as 2 FLOPs.";
 
 #[derive(Debug, clap::Args)]

@@ -22,8 +22,8 @@ EXAMPLES:
   semask-gpu eval --checkpoint runs/first/best.safetensors --data data/streets --split test --tta --json
   semask-gpu eval --recipe semask-t.toml --weights semask-t.safetensors --data data/ade20k --out pictures
 
-Scores are those of mmsegmentation: mIoU over the classes that are labelled or predicted, mAcc over those
-that are labelled, aAcc over all labelled pixels. Pictures are scaled as the recipe's eval.resize says and
+Scores are those of mmsegmentation: mIoU over the classes that are labelled or predicted, mAcc over those \
+that are labelled, aAcc over all labelled pixels. Pictures are scaled as the recipe's eval.resize says and \
 scored at their own size.";
 
 /// Pictures on the sheet that `--out` gets.

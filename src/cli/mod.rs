@@ -31,7 +31,7 @@ EXAMPLES:
   semask-gpu eval --checkpoint runs/first/best.safetensors --data data/streets
   semask-gpu predict --checkpoint runs/first/best.safetensors --out predictions photos
 
-`semask-gpu COMMAND --help` says more. Exit status: 0 when all went well, 1 after an error, 2 for wrong
+`semask-gpu COMMAND --help` says more. Exit status: 0 when all went well, 1 after an error, 2 for wrong \
 usage.";
 
 /// SeMask semantic segmentation, training and inference, on the GPU

@@ -22,7 +22,7 @@ EXAMPLES:
   semask-gpu predict --recipe semask-t.toml --weights semask-t.safetensors --logits out.safetensors a.png
   semask-gpu predict --checkpoint runs/first/best.safetensors --slide panorama.jpg
 
-For each picture NAME.png has a class id per pixel, shown in the classes' colours, and NAME_overlay.png the
+For each picture NAME.png has a class id per pixel, shown in the classes' colours, and NAME_overlay.png the \
 colours over the picture, with the names of the classes that occur. Pictures are labelled at their own size.";
 
 /// Endings of picture files within folders, in any case.

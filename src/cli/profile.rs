@@ -20,8 +20,8 @@ EXAMPLES:
   semask-gpu profile recipe.toml --inference --size 1024x2048
   semask-gpu --device nvidia profile --preset semask-t --runs 20
 
-Times are medians over the runs, of random pictures. A multiply-add counts as 2 FLOPs; bytes are those of all
-tensors that a kernel reads or writes, each once. Open a trace at https://ui.perfetto.dev: it shows the
+Times are medians over the runs, of random pictures. A multiply-add counts as 2 FLOPs; bytes are those of all \
+tensors that a kernel reads or writes, each once. Open a trace at https://ui.perfetto.dev: it shows the \
 parts of the model, the kernels within them, and the memory of activations.";
 
 #[derive(Debug, clap::Args)]

@@ -22,9 +22,9 @@ EXAMPLES:
   semask-gpu recipes --plan --only semask-t      with the memory that each needs
   semask-gpu recipes --json
 
-mIoU is what was published, in percent: at a single scale, and over several scales, mirrored too. Multiply-adds
-are those of one picture of the size that the recipe crops to; one counts as 2 FLOPs. Where a recipe follows
-the data set's classes, 150 are assumed. With --device the plan is for that GPU, else for what every WebGPU
+mIoU is what was published, in percent: at a single scale, and over several scales, mirrored too. Multiply-adds \
+are those of one picture of the size that the recipe crops to; one counts as 2 FLOPs. Where a recipe follows \
+the data set's classes, 150 are assumed. With --device the plan is for that GPU, else for what every WebGPU \
 device has.";
 
 #[derive(Debug, clap::Args)]

@@ -21,7 +21,7 @@ use crate::{Error, Result};
 /// continues with --resume auto and ends with the same bits as one that was not.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Examples:
+EXAMPLES:
   semask-gpu train --preset quickstart --data data/quickstart_nuclei --run runs/first
   semask-gpu train --preset quickstart --data data/quickstart_nuclei --run runs/first --resume auto
   semask-gpu train --preset semask-t --data my_data --run runs/t --set data.batch_size=4
