@@ -12,6 +12,7 @@ use semask_gpu::random::Rng;
 use semask_gpu::train::recipe::Recipe;
 use serde_json::Value;
 
+use crate::published::imagenet;
 use crate::segmenter::{small_config, small_model};
 use crate::support::GPU;
 
@@ -339,6 +340,75 @@ fn a_data_set_is_scored() {
         assert!(world.path("out").join(file).exists(), "{file}");
     }
     run_badly(&[&start[..], &["--split", "test"]].concat(), &["no split `test`", "val"]);
+}
+
+#[test]
+fn weights_travel_to_pytorch_and_back() {
+    let world = World::new();
+    let (model, recipe, data) =
+        (world.text("model.safetensors"), world.text("recipe.toml"), world.text("data"));
+    let eval = |args: &[&str]| {
+        let all = [&["eval", "--data", &data, "--json"], args].concat();
+        let mut scores: Value = serde_json::from_str(&run_well(&all)).unwrap();
+        scores.as_object_mut().unwrap().remove("seconds");
+        scores
+    };
+    let wanted = eval(&["--checkpoint", &model]);
+    let original = Checkpoint::read(&world.path("model.safetensors")).unwrap();
+    for name in ["x.pth", "x.pkl", "x.safetensors"] {
+        let out = world.text(name);
+        assert!(run_well(&["convert", &model, &out]).contains("arrays"));
+        let back = Checkpoint::read(&world.path(name)).unwrap();
+        assert_eq!(back.entries, original.entries, "{name}");
+        assert_eq!(eval(&["--recipe", &recipe, "--weights", &out]), wanted, "{name}");
+        run_well(&["inspect", &out, &recipe]);
+    }
+    // The recipe and the classes have come along.
+    assert_eq!(eval(&["--checkpoint", &world.text("x.pth")]), wanted);
+    let half = world.text("half.pth");
+    run_well(&["convert", &model, &half, "--dtype", "f16"]);
+    let listing = run_well(&["inspect", &half]);
+    assert!(listing.contains("decode_head.conv_seg.bias") && listing.contains("F16"), "{listing}");
+    run_badly(&["convert", &model, &world.text("x.txt")], &["x.txt", ".safetensors, .pth or .pkl"]);
+    run_badly(&["convert", &world.text("recipe.toml"), &half], &["recipe.toml"]);
+}
+
+#[test]
+fn what_does_not_fit_a_model_is_listed() {
+    let world = World::new();
+    let recipe = world.text("recipe.toml");
+    let mut file = Checkpoint::read(&world.path("model.safetensors")).unwrap();
+    let bias = file.entries.remove("decode_head.conv_seg.bias").unwrap();
+    file.insert("auxiliary_head.bias", bias.clone());
+    file.insert("backbone.norm1.bias", bias);
+    file.write_torch(&world.path("odd.pth")).unwrap();
+    let odd = world.text("odd.pth");
+    run_well(&["inspect", &odd]);
+    let Run { code, out, .. } = run(&["inspect", &odd, &recipe]);
+    assert_eq!(code, Some(1));
+    for words in [
+        "missing, 1:\n  decode_head.conv_seg.bias",
+        "of another shape, 1:\n  backbone.norm1.bias: [3], the model wants [32]",
+        "unexpected, 1:\n  auxiliary_head.bias",
+    ] {
+        assert!(out.contains(words), "{words:?} is not in {out}");
+    }
+    let Run { code, out, .. } = run(&["inspect", &odd, &recipe, "--json"]);
+    assert_eq!(code, Some(1));
+    let object: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(object["model"]["unexpected"][0], "auxiliary_head.bias");
+    assert_eq!(object["model"]["mismatched"][0]["wanted"][0], 32);
+
+    let original = Checkpoint::read(&world.path("model.safetensors")).unwrap();
+    imagenet(&original).write_torch(&world.path("encoder.pth")).unwrap();
+    let encoder = world.text("encoder.pth");
+    let Run { code, out, .. } = run(&["inspect", &encoder, &recipe]);
+    assert!(code == Some(1) && out.contains("for train --init"), "{out}");
+    let data = world.text("data");
+    let args = ["eval", "--recipe", &recipe, "--weights", &encoder, "--data", &data];
+    run_badly(&args, &["encoder.pth", "an encoder alone", "train --init"]);
+    let args = ["eval", "--recipe", "semask-t", "--weights", &encoder, "--data", &data];
+    run_badly(&args, &["encoder.pth", "an encoder alone", "train --init"]);
 }
 
 #[test]

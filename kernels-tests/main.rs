@@ -30,6 +30,7 @@ mod pixel_decoders;
 mod plan;
 mod position;
 mod predict;
+mod published;
 mod reduce;
 mod resize;
 mod segmenter;

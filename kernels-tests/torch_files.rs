@@ -78,6 +78,56 @@ fn what_is_written_for_pytorch_reads_back_equal() {
     assert!(error.contains("odd") && error.contains("F8_E8M0"), "{error}");
 }
 
+/// What `torch.load(…, weights_only=True)` of PyTorch 2.15 has read, `_metadata` included.
+#[test]
+fn what_is_written_is_what_pytorch_was_seen_to_read() {
+    let int = |value: u8| [b"\x8a\x09", &[value, 0, 0, 0, 0, 0, 0, 0, 0][..]].concat();
+    let text = |text: &str| [b"X", &[text.len() as u8, 0, 0, 0][..], text.as_bytes()].concat();
+    let dict = b"ccollections\nOrderedDict\n)R".to_vec();
+    let (raw, tensor) = (|bytes: &[u8]| bytes.to_vec(), text("sem_seg_head.predictor.x"));
+    let storage = [text("storage"), raw(b"ctorch\nFloatStorage\n"), text("0"), text("cpu"), int(6)];
+    let version = |module| [text(module), raw(b"}("), text("version"), int(2), raw(b"u")].concat();
+    let wanted = [
+        [raw(b"\x80\x02}("), text("model"), dict.clone(), raw(b"("), tensor].concat(),
+        [raw(b"ctorch._utils\n_rebuild_tensor_v2\n(("), storage.concat(), raw(b"tQ")].concat(),
+        [int(0), raw(b"("), int(2), int(3), raw(b"t("), int(3), int(1), raw(b"t\x89")].concat(),
+        [dict.clone(), raw(b"tRu}("), text("_metadata"), dict, raw(b"(")].concat(),
+        [version("sem_seg_head"), version("sem_seg_head.predictor"), raw(b"uub")].concat(),
+        [text("meta"), raw(b"}("), text("CLASSES"), raw(b"]("), text("a"), raw(b"e")].concat(),
+        [text("PALETTE"), raw(b"](]("), int(1), int(2), int(255), raw(b"eeuu.")].concat(),
+    ]
+    .concat();
+
+    let mut checkpoint = Checkpoint::default();
+    checkpoint.insert("sem_seg_head.predictor.x", Entry::from_f32([2, 3], &[0.5; 6]));
+    checkpoint.metadata.insert("classes".into(), r#"["a"]"#.into());
+    checkpoint.metadata.insert("palette".into(), "[[1,2,255]]".into());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.pth");
+    checkpoint.write_torch(&path).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let start = bytes.windows(4).position(|bytes| bytes == b"\x80\x02}(").unwrap();
+    assert_eq!(&bytes[start..start + wanted.len()], wanted);
+    assert_eq!(Checkpoint::read(&path).unwrap(), checkpoint);
+}
+
+#[test]
+fn what_is_written_for_detectron2_reads_back_equal() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.pkl");
+    let mut wanted = read("kinds", &files()["kinds.zip2.pth"]).unwrap();
+    let unsigned = Entry::new(Dtype::U16, [2], vec![1, 2, 3, 4]);
+    wanted.insert("uint16", unsigned);
+    wanted.write_numpy(&path).unwrap();
+    // NumPy has no such type; F32 holds the same numbers.
+    let brain = wanted.entries.get_mut("bfloat16").unwrap();
+    *brain = brain.to_dtype(Dtype::F32).unwrap();
+    assert_eq!(Checkpoint::read(&path).unwrap(), wanted);
+    wanted.insert("odd", Entry::new(Dtype::F8_E5M2, [1], vec![0]));
+    let error = wanted.write_numpy(&path).unwrap_err().to_string();
+    assert!(error.contains("odd: NumPy has no arrays of F8_E5M2"), "{error}");
+}
+
 #[test]
 fn elements_written_for_pytorch_are_aligned() {
     let folder = tempfile::tempdir().unwrap();
@@ -167,10 +217,17 @@ fn damaged_files_are_errors_or_consistent() {
         let (name, bytes) = &files[random.below(files.len())];
         let mut bytes = bytes.clone();
         mutate(&mut bytes, &files[random.below(files.len())].1, &mut random);
-        let start = Instant::now();
-        let result = read(name, &bytes);
-        slowest = slowest.max(start.elapsed());
-        assert!(start.elapsed() < Duration::from_secs(1), "round {round}, {name}");
+        let timed = || {
+            let start = Instant::now();
+            (read(name, &bytes), start.elapsed())
+        };
+        let (result, mut took) = timed();
+        if took > Duration::from_millis(200) {
+            // The machine may have been busy with something else.
+            took = took.min(timed().1).min(timed().1);
+        }
+        slowest = slowest.max(took);
+        assert!(took < Duration::from_secs(1), "round {round}, {name}");
         match result {
             Ok(found) => {
                 let mut total = 0;

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use semask_gpu::checkpoint::{Checkpoint, Entry, OPTIMIZER};
 use semask_gpu::data::{Image, LabelMap};
 use semask_gpu::random::Rng;
 use semask_gpu::train::log;
 use semask_gpu::train::recipe::Recipe;
 use semask_gpu::train::trainer::{BEST, LATEST, Outcome, Resume, TrainOptions, train};
 
+use crate::published::imagenet;
 use crate::support::GPU;
 
 /// A model that takes milliseconds, with every kind of block and all that is random switched on.
@@ -111,6 +113,44 @@ fn events(run: &Path) -> Vec<serde_json::Value> {
         }
     }
     events
+}
+
+#[test]
+fn an_encoder_of_imagenet_is_what_training_starts_from() {
+    let folder = workshop();
+    // A step that is too short to be seen.
+    let (still, short) = ("optimizer.lr=1e-30", "schedule.iterations=1");
+    let same = |name: &str, a: &Entry, b: &Entry| {
+        let (a, b) = (a.to_f32().unwrap(), b.to_f32().unwrap());
+        assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-25), "{name}");
+    };
+    let latest = |run: &str| {
+        Checkpoint::read_where(&folder.path().join(run).join("latest.safetensors"), |name| {
+            !name.starts_with(OPTIMIZER)
+        })
+        .unwrap()
+    };
+    train(&GPU, options(folder.path(), "first", &[still, short, "seed=1"])).unwrap();
+    let file = imagenet(&latest("first"));
+    let path = folder.path().join("swin.pth");
+    file.write_torch(&path).unwrap();
+    for (run, weights) in [("with", Some(path)), ("without", None)] {
+        let options = options(folder.path(), run, &[still, short, "seed=2"]);
+        train(&GPU, TrainOptions { weights, ..options }).unwrap();
+    }
+    let (mut taken, without) = (0, latest("without"));
+    for (name, entry) in latest("with").entries {
+        match name.strip_prefix("backbone.").and_then(|name| file.get(name)) {
+            Some(wanted) => {
+                same(&name, &entry, wanted);
+                taken += 1;
+            }
+            None if name.contains("running_") => {}
+            None => same(&name, &entry, &without.entries[&name]),
+        }
+    }
+    // Nothing else is in the file but the classifier, its norm, a mask and an index.
+    assert_eq!(taken, file.entries.len() - 6);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! `decode_head.…`). A training run's checkpoint also has the optimiser's moments, under
 //! [`FIRST_MOMENT`] and [`SECOND_MOMENT`] and the parameter's name, and its own state as metadata.
 
+mod names;
 mod pickle;
 mod torch;
 
@@ -19,6 +20,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use half::{bf16, f16};
 use safetensors::tensor::{Metadata, TensorInfo};
 
+pub use names::Official;
+pub(crate) use names::{encoder_alone, is_needless};
 pub use safetensors::Dtype;
 
 use crate::{Error, Result, Shape};
@@ -108,6 +111,47 @@ impl Entry {
                 ));
             }
         })
+    }
+}
+
+impl Entry {
+    /// The elements as `dtype`, rounded to the nearest, of two that are as near to the even one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] unless both types are among F64, F32, F16 and BF16.
+    pub fn to_dtype(&self, dtype: Dtype) -> Result<Self> {
+        fn each<const N: usize>(values: &[f64], f: impl Fn(f64) -> [u8; N]) -> Vec<u8> {
+            values.iter().flat_map(|&v| f(v)).collect()
+        }
+        if dtype == self.dtype {
+            return Ok(self.clone());
+        }
+        /// Of two neighbours the one whose last bit is set, so that rounding once more, to a type with
+        /// two bits less or fewer, is as if there had been one rounding.
+        fn to_odd(v: f64) -> f32 {
+            let near = v as f32;
+            if v.is_nan() || f64::from(near) == v {
+                return near;
+            }
+            let beyond = f64::from(near).abs() > v.abs();
+            f32::from_bits((near.to_bits() - u32::from(beyond)) | 1)
+        }
+        let values: Vec<f64> = match self.dtype {
+            Dtype::F64 => self.bytes.as_chunks().0.iter().map(|&v| f64::from_le_bytes(v)).collect(),
+            _ => self.to_f32()?.into_iter().map(f64::from).collect(),
+        };
+        let bytes = match dtype {
+            Dtype::F64 => each(&values, f64::to_le_bytes),
+            Dtype::F32 => each(&values, |v| (v as f32).to_le_bytes()),
+            Dtype::F16 => each(&values, |v| f16::from_f32(to_odd(v)).to_le_bytes()),
+            Dtype::BF16 => each(&values, |v| bf16::from_f32(to_odd(v)).to_le_bytes()),
+            other => {
+                let reason = "only F64, F32, F16 and BF16 are converted to";
+                return Err(Error::invalid(format!("array of {other}"), reason));
+            }
+        };
+        Ok(Self { dtype, shape: self.shape.clone(), bytes })
     }
 }
 
@@ -272,6 +316,19 @@ impl Checkpoint {
         // Beside the elements: a pickle and two headers per array, padding.
         let about = data + 1024 * (self.entries.len() + 4);
         replace_file(&RealDisk, path, about as u64, |out| torch::write(self, out))
+    }
+
+    /// Writes a pickle of NumPy arrays in a dictionary `model`, which detectron2 reads as a `.pkl`, in the
+    /// way of [`write_atomic`](Self::write_atomic). NumPy lacks BF16, which becomes F32; metadata is left
+    /// out.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_atomic`](Self::write_atomic); also when NumPy has no such elements.
+    pub fn write_numpy(&self, path: &Path) -> Result<()> {
+        let data: usize = self.entries.values().map(|entry| 2 * entry.bytes.len()).sum();
+        let about = data + 256 * (self.entries.len() + 4);
+        replace_file(&RealDisk, path, about as u64, |out| torch::write_numpy(self, out))
     }
 
     fn write_with(&self, disk: &dyn Disk, path: &Path) -> Result<()> {

@@ -999,23 +999,30 @@ pub(super) fn quote(text: &str) -> String {
     shown
 }
 
+/// NumPy's codes, without the byte order.
+const NUMPY: &[(&str, Dtype)] = &[
+    ("f8", Dtype::F64),
+    ("f4", Dtype::F32),
+    ("f2", Dtype::F16),
+    ("c8", Dtype::C64),
+    ("i8", Dtype::I64),
+    ("i4", Dtype::I32),
+    ("i2", Dtype::I16),
+    ("i1", Dtype::I8),
+    ("u8", Dtype::U64),
+    ("u4", Dtype::U32),
+    ("u2", Dtype::U16),
+    ("u1", Dtype::U8),
+    ("b1", Dtype::BOOL),
+];
+
 fn numpy_dtype(code: &str) -> Option<Dtype> {
-    Some(match code {
-        "f8" => Dtype::F64,
-        "f4" => Dtype::F32,
-        "f2" => Dtype::F16,
-        "c8" => Dtype::C64,
-        "i8" => Dtype::I64,
-        "i4" => Dtype::I32,
-        "i2" => Dtype::I16,
-        "i1" => Dtype::I8,
-        "u8" => Dtype::U64,
-        "u4" => Dtype::U32,
-        "u2" => Dtype::U16,
-        "u1" => Dtype::U8,
-        "b1" => Dtype::BOOL,
-        _ => return None,
-    })
+    NUMPY.iter().find(|(known, _)| *known == code).map(|(_, dtype)| *dtype)
+}
+
+/// NumPy's code for elements.
+pub(super) fn numpy_code(dtype: Dtype) -> Option<&'static str> {
+    NUMPY.iter().find(|(_, known)| *known == dtype).map(|(code, _)| *code)
 }
 
 fn pairs<'a>(items: Vec<Value<'a>>) -> Step<Vec<(Value<'a>, Value<'a>)>> {

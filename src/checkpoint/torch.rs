@@ -552,31 +552,57 @@ pub(super) fn write(checkpoint: &Checkpoint, out: &mut dyn Write) -> io::Result<
     Ok(())
 }
 
-/// The pickle of [`write`], in protocol 2.
-fn program(checkpoint: &Checkpoint) -> io::Result<Vec<u8>> {
-    const ORDERED_DICT: &[u8] = b"ccollections\nOrderedDict\n)R";
-    fn text(out: &mut Vec<u8>, text: &str) {
-        out.push(b'X');
-        out.extend((text.len() as u32).to_le_bytes());
-        out.extend(text.as_bytes());
-    }
-    fn int(out: &mut Vec<u8>, value: usize) {
-        out.extend([0x8a, 9]);
-        out.extend((value as u64).to_le_bytes());
-        // A ninth byte, for the sign.
-        out.push(0);
-    }
-    fn tuple(out: &mut Vec<u8>, values: &[usize]) {
-        out.push(b'(');
-        values.iter().for_each(|&value| int(out, value));
-        out.push(b't');
+/// Opcodes of a pickle.
+struct Opcodes(Vec<u8>);
+
+impl Opcodes {
+    fn raw(&mut self, opcodes: &[u8]) {
+        self.0.extend(opcodes);
     }
 
+    fn global(&mut self, module: &str, name: &str) {
+        self.raw(format!("c{module}\n{name}\n").as_bytes());
+    }
+
+    fn text(&mut self, text: &str) {
+        self.raw(b"X");
+        self.raw(&(text.len() as u32).to_le_bytes());
+        self.raw(text.as_bytes());
+    }
+
+    fn int(&mut self, value: usize) {
+        self.raw(&[0x8a, 9]);
+        self.raw(&(value as u64).to_le_bytes());
+        // A ninth byte, for the sign.
+        self.raw(&[0]);
+    }
+
+    fn tuple(&mut self, values: &[usize]) {
+        self.raw(b"(");
+        values.iter().for_each(|&value| self.int(value));
+        self.raw(b"t");
+    }
+
+    fn ordered_dict(&mut self) {
+        self.global("collections", "OrderedDict");
+        self.raw(b")R");
+    }
+
+    /// A list of what `item` makes.
+    fn list<T>(&mut self, items: &[T], mut item: impl FnMut(&mut Self, &T)) {
+        self.raw(b"](");
+        items.iter().for_each(|x| item(self, x));
+        self.raw(b"e");
+    }
+}
+
+/// The pickle of [`write`], in protocol 2.
+fn program(checkpoint: &Checkpoint) -> io::Result<Vec<u8>> {
     let detectron2 = checkpoint.entries.keys().any(|name| name.starts_with("sem_seg_head."));
-    let mut out = vec![0x80, 2, b'}', b'('];
-    text(&mut out, if detectron2 { "model" } else { "state_dict" });
-    out.extend(ORDERED_DICT);
-    out.push(b'(');
+    let mut out = Opcodes(vec![0x80, 2, b'}', b'(']);
+    out.text(if detectron2 { "model" } else { "state_dict" });
+    out.ordered_dict();
+    out.raw(b"(");
     for (i, (name, entry)) in checkpoint.entries.iter().enumerate() {
         let (class, dtype) = torch_names(entry.dtype).ok_or_else(|| {
             let reason = format!("{name}: PyTorch has no arrays of {}", entry.dtype);
@@ -587,37 +613,107 @@ fn program(checkpoint: &Checkpoint) -> io::Result<Vec<u8>> {
         for axis in (1..dims.len()).rev() {
             strides[axis - 1] = strides[axis] * dims[axis].max(1);
         }
-        text(&mut out, name);
+        out.text(name);
         // Types without a storage class of their own came with the third version.
         let version = if dtype.is_some() { 3 } else { 2 };
-        out.extend(format!("ctorch._utils\n_rebuild_tensor_v{version}\n((").bytes());
-        text(&mut out, "storage");
-        out.extend(format!("c{class}\n").bytes());
-        text(&mut out, &i.to_string());
-        text(&mut out, "cpu");
+        out.global("torch._utils", &format!("_rebuild_tensor_v{version}"));
+        out.raw(b"((");
+        out.text("storage");
+        out.raw(format!("c{class}\n").as_bytes());
+        out.text(&i.to_string());
+        out.text("cpu");
         let width = if dtype.is_some() { 1 } else { entry.dtype.bitsize() / 8 };
-        int(&mut out, entry.bytes.len() / width);
-        out.extend(b"tQ");
-        int(&mut out, 0);
-        tuple(&mut out, dims);
-        tuple(&mut out, &strides);
+        out.int(entry.bytes.len() / width);
+        out.raw(b"tQ");
+        out.int(0);
+        out.tuple(dims);
+        out.tuple(&strides);
         // requires_grad, and hooks for the backward pass.
-        out.push(0x89);
-        out.extend(ORDERED_DICT);
+        out.raw(&[0x89]);
+        out.ordered_dict();
         if let Some(dtype) = dtype {
-            out.extend(format!("ctorch\n{dtype}\n").bytes());
+            out.global("torch", dtype);
         }
-        out.extend(b"tR");
+        out.raw(b"tR");
     }
-    out.push(b'u');
-    text(&mut out, "meta");
-    out.extend(b"}(");
+    out.raw(b"u");
+    if detectron2 {
+        // Without it detectron2 takes the names for those of its first version, and changes them.
+        out.raw(b"}(");
+        out.text("_metadata");
+        out.ordered_dict();
+        out.raw(b"(");
+        for module in ["sem_seg_head", "sem_seg_head.predictor"] {
+            out.text(module);
+            out.raw(b"}(");
+            out.text("version");
+            out.int(2);
+            out.raw(b"u");
+        }
+        out.raw(b"uub");
+    }
+    out.text("meta");
+    out.raw(b"}(");
     for (key, word) in &checkpoint.metadata {
-        text(&mut out, key);
-        text(&mut out, word);
+        let classes = (key == "classes").then(|| serde_json::from_str::<Vec<String>>(word).ok());
+        let palette = (key == "palette").then(|| serde_json::from_str::<Vec<Vec<u8>>>(word).ok());
+        if let Some(classes) = classes.flatten() {
+            out.text("CLASSES");
+            out.list(&classes, |out, class| out.text(class));
+        } else if let Some(palette) = palette.flatten() {
+            out.text("PALETTE");
+            let byte = |out: &mut Opcodes, &byte: &u8| out.int(byte.into());
+            out.list(&palette, |out, colour| out.list(colour, byte));
+        } else {
+            out.text(key);
+            out.text(word);
+        }
     }
-    out.extend(b"uu.");
-    Ok(out)
+    out.raw(b"uu.");
+    Ok(out.0)
+}
+
+/// Writes what detectron2 takes for a file of its own: a pickle, in protocol 4, of the arrays as
+/// NumPy's under `model`.
+///
+/// # Errors
+///
+/// Those of `out`, and [`io::ErrorKind::Unsupported`] for a type that NumPy lacks.
+pub(super) fn write_numpy(checkpoint: &Checkpoint, out: &mut dyn Write) -> io::Result<()> {
+    let mut head = Opcodes(vec![0x80, 4, b'}', b'(']);
+    head.text("model");
+    head.raw(b"}(");
+    for (name, entry) in &checkpoint.entries {
+        let entry = match entry.dtype {
+            Dtype::BF16 => &entry.to_dtype(Dtype::F32).map_err(io::Error::other)?,
+            _ => entry,
+        };
+        let code = pickle::numpy_code(entry.dtype).ok_or_else(|| {
+            let reason = format!("{name}: NumPy has no arrays of {}", entry.dtype);
+            io::Error::new(io::ErrorKind::Unsupported, reason)
+        })?;
+        head.text(name);
+        head.global("numpy.core.multiarray", "_reconstruct");
+        head.raw(b"(");
+        head.global("numpy", "ndarray");
+        head.tuple(&[0]);
+        head.raw(b"C\x01btR(");
+        head.int(1);
+        head.tuple(entry.shape.dims());
+        head.global("numpy", "dtype");
+        head.raw(b"(");
+        head.text(&format!("<{code}"));
+        head.raw(b"\x89\x88tR\x89\x8e");
+        head.raw(&(entry.bytes.len() as u64).to_le_bytes());
+        out.write_all(&std::mem::take(&mut head.0))?;
+        out.write_all(&entry.bytes)?;
+        head.raw(b"tb");
+    }
+    head.raw(b"u");
+    head.text("__author__");
+    head.text("semask-gpu");
+    head.raw(b"u.");
+    out.write_all(&head.0)
 }
 
 /// PyTorch's storage class, and its name for the elements where the class does not tell.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::{Checkpoint, OPTIMIZER};
+use crate::checkpoint::{Checkpoint, OPTIMIZER, encoder_alone};
 use crate::data::dataset;
 use crate::model::Model;
 use crate::train::recipe::Recipe;
@@ -23,7 +23,8 @@ pub(super) struct ModelArgs {
     #[arg(long, value_name = "RECIPE", requires = "weights")]
     recipe: Option<PathBuf>,
 
-    /// Safetensors file of the model's parameters under their official names
+    /// The model's parameters under their official names: safetensors, mmsegmentation's or detectron2's
+    /// .pth, or .pkl
     #[arg(long, value_name = "FILE", requires = "recipe")]
     weights: Option<PathBuf>,
 }
@@ -66,12 +67,14 @@ pub(super) fn load_model(args: &ModelArgs, device: Option<&str>) -> Result<Loade
         }
     };
     if recipe.model.num_classes == 0 {
-        let last = checkpoint.get("decode_head.conv_seg.weight");
-        let last = last.ok_or_else(|| Error::MissingParameters {
-            path: path.clone(),
-            names: vec!["decode_head.conv_seg.weight".into()],
+        let known = recipe.data.format.classes().map(|(names, _)| names.len());
+        let count = num_classes(&checkpoint).or(known).ok_or_else(|| {
+            match checkpoint.official().encoder_alone {
+                true => encoder_alone(path),
+                false => Error::invalid_file(path, "has no classifier that we know"),
+            }
         })?;
-        recipe.set_num_classes(last.shape().dims().first().copied().unwrap_or(0))?;
+        recipe.set_num_classes(count)?;
     }
     let count = recipe.model.num_classes;
     let (known, colours) = recipe.data.format.classes().unzip();
@@ -90,9 +93,6 @@ pub(super) fn load_model(args: &ModelArgs, device: Option<&str>) -> Result<Loade
     let model = Model::new(&recipe.model)?;
     let gpu = open(device)?;
     let unknown = model.parameters().load(&gpu, &checkpoint, path)?;
-    let derived = ["relative_position_index", "attn_mask", "num_batches_tracked"];
-    let unknown: Vec<_> =
-        unknown.iter().filter(|name| !derived.iter().any(|end| name.ends_with(end))).collect();
     if let Some(first) = unknown.first() {
         let more = match unknown.len() - 1 {
             0 => String::new(),
@@ -104,6 +104,16 @@ pub(super) fn load_model(args: &ModelArgs, device: Option<&str>) -> Result<Loade
         ));
     }
     Ok(Loaded { gpu, recipe, model, classes, palette })
+}
+
+/// How many classes the classifier of a checkpoint tells apart, if it has one.
+pub(super) fn num_classes(checkpoint: &Checkpoint) -> Option<usize> {
+    let entries = checkpoint.official().entries;
+    let rows = |name: &str| entries.get(name)?.shape().dims().first().copied();
+    rows("decode_head.conv_seg.weight").or_else(|| {
+        // Beside the classes there is "no object".
+        rows("sem_seg_head.predictor.class_embed.weight")?.checked_sub(1)
+    })
 }
 
 /// What the metadata of a checkpoint say about `key`, as JSON.

@@ -1,10 +1,12 @@
 //! The command line: one file per subcommand, with its arguments and what it prints.
 
 mod bench;
+mod convert;
 mod data;
 mod describe;
 mod devices;
 mod eval;
+mod inspect;
 mod load;
 mod predict;
 mod profile;
@@ -60,6 +62,10 @@ enum Command {
     Describe(describe::Args),
     /// Look after data sets
     Data(data::Args),
+    /// List what is in a file of weights, and what would not fit a model
+    Inspect(inspect::Args),
+    /// Convert weights between safetensors and PyTorch's files
+    Convert(convert::Args),
     /// List the GPUs
     Devices(devices::Args),
     /// Measure the kernels on this device
@@ -82,6 +88,8 @@ pub fn main() -> ExitCode {
         Command::Recipes(args) => recipes::run(&args, device),
         Command::Describe(args) => describe::run(&args, device),
         Command::Data(args) => data::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Devices(args) => devices::run(&args, device),
         Command::Bench(args) => bench::run(&args, device),
         Command::Profile(args) => profile::run(&args, || open(device)),
@@ -182,6 +190,10 @@ mod tests {
             "recipes --plan --only semask-t --json",
             "data check d --format ade20k",
             "data check d",
+            "inspect w.pth",
+            "inspect w.pth semask-t --set model.num_classes=3 --json",
+            "inspect w.pth --preset semask-t",
+            "convert a.pth b.safetensors --dtype bf16",
             "devices",
             "bench --row a1 --row j --json",
             "devices --device 0",
@@ -212,6 +224,9 @@ mod tests {
             ("describe --preset semask-t --batch 0", ValueValidation),
             ("recipes semask-t --plan", ArgumentConflict),
             ("data check d --format ade", ValueValidation),
+            ("convert a.pth b.safetensors --dtype i8", ValueValidation),
+            ("convert a.pth", MissingRequiredArgument),
+            ("inspect a.pth r.toml --preset semask-t", ArgumentConflict),
             ("predict --help", DisplayHelp),
         ] {
             let error = parse(line).expect_err(line);

@@ -26,6 +26,7 @@ EXAMPLES:
   semask-gpu train --preset quickstart --data data/quickstart_nuclei --run runs/first --resume auto
   semask-gpu train --preset semask-t --data my_data --run runs/t --set data.batch_size=4
   semask-gpu train semask-t-cityscapes --data cityscapes --run runs/city --set data.batch_size=2
+  semask-gpu train semask-t --init swin_tiny_patch4_window7_224.pth --data my_data --run runs/t
   semask-gpu train my_recipe.toml --data my_data --run runs/mine --set schedule.iterations=20000")]
 pub struct Args {
     /// The recipe: a file, or the name of one that comes with the program.
@@ -53,8 +54,9 @@ pub struct Args {
     #[arg(long, value_name = "auto|CHECKPOINT")]
     resume: Option<String>,
 
-    /// Starts from these weights, under official names; what is not in the file starts anew.
-    #[arg(long, value_name = "FILE.safetensors", conflicts_with = "resume")]
+    /// Starts from these weights: safetensors, .pth or .pkl under official names, or an encoder
+    /// pretrained on ImageNet (Swin). What is not in the file starts anew.
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     init: Option<PathBuf>,
 }
 

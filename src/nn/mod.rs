@@ -4,4 +4,4 @@ mod layers;
 mod parameters;
 
 pub use layers::{BatchNorm, Conv1x1, Conv3x3, GroupNorm, LayerNorm, Linear};
-pub use parameters::{Init, Parameter, ParameterScope, Parameters};
+pub use parameters::{Fit, Init, Mismatch, Parameter, ParameterScope, Parameters};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::checkpoint::{Checkpoint, Entry};
+use crate::checkpoint::{Checkpoint, Entry, Official, encoder_alone, is_needless};
 use crate::gpu::{Memory, Recorder};
 use crate::random::Rng;
 use crate::tape::Gradients;
@@ -147,16 +147,16 @@ impl Parameters {
         self.aliases.iter().map(|(alias, name)| (alias.as_str(), name.as_str()))
     }
 
-    /// The entry of the parameter `name`, under any of its names.
+    /// The array of the parameter `name`, under any of its names.
     fn entry<'a>(
         &self,
-        checkpoint: &'a Checkpoint,
+        official: &Official<'a>,
         path: &Path,
         name: &str,
     ) -> Result<Option<&'a Entry>> {
-        let mut found = checkpoint.get(name);
+        let mut found = official.entries.get(name).copied();
         for (alias, _) in self.aliases().filter(|(_, of)| *of == name) {
-            let Some(entry) = checkpoint.get(alias) else { continue };
+            let Some(&entry) = official.entries.get(alias) else { continue };
             let first = *found.get_or_insert(entry);
             if first.shape() != entry.shape() || first.to_f32().ok() != entry.to_f32().ok() {
                 let reason = format!("{name} and {alias} are one parameter but differ");
@@ -195,73 +195,99 @@ impl Parameters {
         Ok(())
     }
 
-    /// Takes the values of all parameters and states from a checkpoint; names that the model does
-    /// not know are left alone and returned.
-    ///
-    /// A relative position bias table for windows of another size is resized bicubically, as the
-    /// official code does.
+    /// Compares the names and shapes of a checkpoint with the model's. `path` is for messages.
     ///
     /// # Errors
     ///
-    /// [`Error::MissingParameters`], [`Error::ParameterShape`]; `path` is for the message.
-    pub fn load(&self, gpu: &Gpu, checkpoint: &Checkpoint, path: &Path) -> Result<Vec<String>> {
-        let mut missing = Vec::new();
-        for (name, _) in self.iter() {
-            if self.entry(checkpoint, path, name)?.is_none() {
-                missing.push(name.to_owned());
-            }
+    /// [`Error::Invalid`] when the checkpoint contradicts itself.
+    pub fn fit(&self, checkpoint: &Checkpoint, path: &Path) -> Result<Fit> {
+        let official = checkpoint.official();
+        if let Some(name) = official.twice.first() {
+            return Err(Error::invalid_file(path, format!("has two arrays called {name}")));
         }
-        if !missing.is_empty() {
-            return Err(Error::MissingParameters { path: path.to_owned(), names: missing });
-        }
-        self.load_some(gpu, checkpoint, path)
-    }
-
-    /// [`load`](Self::load) of a file that may lack some parameters: those keep their values.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::ParameterShape`]; `path` is for the message.
-    pub fn load_some(
-        &self,
-        gpu: &Gpu,
-        checkpoint: &Checkpoint,
-        path: &Path,
-    ) -> Result<Vec<String>> {
+        let mut fit = Fit { encoder_alone: official.encoder_alone, ..Fit::default() };
         for (name, parameter) in self.iter() {
-            let Some(entry) = self.entry(checkpoint, path, name)? else { continue };
             let wanted = parameter.tensor.shape();
-            let values =
-                entry.to_f32().map_err(|e| Error::invalid_file(path, format!("{name}: {e}")))?;
-            if entry.shape().dims() == wanted.dims() {
-                parameter.tensor.write(gpu, &values)?;
+            let name = name.to_owned();
+            let Some(entry) = self.entry(&official, path, &name)? else {
+                fit.missing.push(name);
                 continue;
-            }
-            let resized = match (entry.shape().dims(), wanted.dims()) {
-                (&[rows, heads], &[wanted_rows, wanted_heads])
-                    if heads == wanted_heads && name.ends_with("relative_position_bias_table") =>
-                {
-                    resize_table(&values, rows, wanted_rows, heads)
+            };
+            match Fitting::of(&name, entry.shape(), wanted) {
+                Some(Fitting::Equal) => fit.equal.push(name),
+                Some(_) => fit.resized.push(name),
+                None => {
+                    let (found, wanted) = (entry.shape().clone(), wanted.clone());
+                    fit.mismatched.push(Mismatch { name, found, wanted });
                 }
-                _ => None,
-            };
-            let Some(values) = resized else {
-                return Err(Error::ParameterShape {
-                    path: path.to_owned(),
-                    name: name.to_owned(),
-                    found: entry.shape().clone(),
-                    wanted: wanted.clone(),
-                });
-            };
-            parameter.tensor.write(gpu, &values)?;
+            }
         }
         let known = |name: &str| self.by_name.contains_key(name) || self.aliases.contains_key(name);
-        Ok(checkpoint
-            .parameters()
-            .map(|(name, _)| name)
-            .filter(|name| !known(name))
-            .map(str::to_owned)
-            .collect())
+        let names = official.entries.keys().filter(|name| !known(name) && !is_needless(name));
+        fit.unexpected = names.map(|name| name.to_string()).collect();
+        Ok(fit)
+    }
+
+    /// Takes the values of all parameters and states from a checkpoint, which may have the names of
+    /// the published files ([`Checkpoint::official`]). Names that the model does not know are left
+    /// alone and returned.
+    ///
+    /// Tables that belong to another size of window or picture are resized bicubically, as the
+    /// official code does: relative position biases, and the absolute position embedding.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MissingParameters`], [`Error::ParameterShape`]; [`Error::Invalid`] when the checkpoint
+    /// is an encoder's alone. `path` is for the message.
+    pub fn load(&self, gpu: &Gpu, checkpoint: &Checkpoint, path: &Path) -> Result<Vec<String>> {
+        let fit = self.fit(checkpoint, path)?;
+        if fit.encoder_alone && !fit.missing.is_empty() {
+            return Err(encoder_alone(path));
+        }
+        if !fit.missing.is_empty() {
+            return Err(Error::MissingParameters { path: path.to_owned(), names: fit.missing });
+        }
+        if let Some(Mismatch { name, found, wanted }) = fit.mismatched.into_iter().next() {
+            return Err(Error::ParameterShape { path: path.to_owned(), name, found, wanted });
+        }
+        self.take(gpu, checkpoint, path)?;
+        Ok(fit.unexpected)
+    }
+
+    /// [`load`](Self::load) of what fits: parameters that the checkpoint lacks or has in another shape,
+    /// such as a classifier's of other classes, keep their values.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] when nothing fits. `path` is for the message.
+    pub fn load_some(&self, gpu: &Gpu, checkpoint: &Checkpoint, path: &Path) -> Result<Fit> {
+        let fit = self.fit(checkpoint, path)?;
+        if fit.equal.is_empty() && fit.resized.is_empty() {
+            let reason = match fit.mismatched.first() {
+                Some(Mismatch { name, found, wanted }) => format!(
+                    "none of its arrays fits the model: {name}, for one, is {found:?} where the \
+                     model wants {wanted:?}"
+                ),
+                None => "has nothing of the model's names".into(),
+            };
+            return Err(Error::invalid_file(path, reason));
+        }
+        self.take(gpu, checkpoint, path)?;
+        Ok(fit)
+    }
+
+    /// Takes what fits.
+    fn take(&self, gpu: &Gpu, checkpoint: &Checkpoint, path: &Path) -> Result<()> {
+        let official = checkpoint.official();
+        for (name, parameter) in self.iter() {
+            let Some(entry) = self.entry(&official, path, name)? else { continue };
+            let wanted = parameter.tensor.shape();
+            let Some(fitting) = Fitting::of(name, entry.shape(), wanted) else { continue };
+            let values =
+                entry.to_f32().map_err(|e| Error::invalid_file(path, format!("{name}: {e}")))?;
+            parameter.tensor.write(gpu, &fitting.apply(values))?;
+        }
+        Ok(())
     }
 
     /// Adds all values to a checkpoint, under all their names.
@@ -307,12 +333,101 @@ impl Parameters {
     }
 }
 
-/// `[(2a − 1)², heads]` to `[(2b − 1)², heads]`, if both are such tables.
-fn resize_table(values: &[f32], rows: usize, wanted: usize, heads: usize) -> Option<Vec<f32>> {
-    let side = |rows: usize| Some(rows.isqrt()).filter(|s| s * s == rows && s % 2 == 1);
-    side(rows)?;
-    side(wanted)?;
-    Some(ops::resize_bicubic_table(values, heads, rows.isqrt(), wanted.isqrt()))
+/// How the names and shapes of a checkpoint compare with a model's; see [`Parameters::fit`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fit {
+    /// Parameters and states that the checkpoint has in the model's shape.
+    pub equal: Vec<String>,
+    /// Those that it has for another size of window or picture.
+    pub resized: Vec<String>,
+    /// Those that it lacks.
+    pub missing: Vec<String>,
+    /// Those that it has in a shape of no use.
+    pub mismatched: Vec<Mismatch>,
+    /// What the checkpoint has that the model does not know; what follows from the configuration is
+    /// not listed.
+    pub unexpected: Vec<String>,
+    /// Whether the checkpoint is an encoder's alone.
+    pub encoder_alone: bool,
+}
+
+/// A parameter of other shape in a checkpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mismatch {
+    /// Its name.
+    pub name: String,
+    /// Its shape in the checkpoint.
+    pub found: Shape,
+    /// The model's.
+    pub wanted: Shape,
+}
+
+/// How an array of a checkpoint becomes a parameter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fitting {
+    /// It is one.
+    Equal,
+    /// Relative position biases, `[from², heads]` to `[to², heads]`.
+    Table { heads: usize, from: usize, to: usize },
+    /// An absolute position embedding, `[1, C, from, from]`, or `[1, from², C]` in older files, to
+    /// `[1, C, to, to]`.
+    Position { channels: usize, from: usize, to: usize, channels_first: bool },
+}
+
+impl Fitting {
+    fn of(name: &str, found: &Shape, wanted: &Shape) -> Option<Self> {
+        let side = |places: usize| Some(places.isqrt()).filter(|side| side * side == places);
+        let (found, wanted) = (found.dims(), wanted.dims());
+        if found == wanted {
+            return Some(Self::Equal);
+        }
+        if found.contains(&0) {
+            return None;
+        }
+        if name.ends_with("relative_position_bias_table") {
+            let (&[rows, heads], &[wanted_rows, wanted_heads]) = (found, wanted) else {
+                return None;
+            };
+            let odd = |rows| side(rows).filter(|side| side % 2 == 1);
+            let (from, to) = (odd(rows)?, odd(wanted_rows)?);
+            return (heads == wanted_heads).then_some(Self::Table { heads, from, to });
+        }
+        if name.ends_with("absolute_pos_embed") {
+            let &[1, channels, to, _] = wanted else { return None };
+            return match *found {
+                [1, c, from, across] if c == channels && from == across => {
+                    Some(Self::Position { channels, from, to, channels_first: true })
+                }
+                [1, places, c] if c == channels => {
+                    let from = side(places)?;
+                    Some(Self::Position { channels, from, to, channels_first: false })
+                }
+                _ => None,
+            };
+        }
+        None
+    }
+
+    fn apply(self, values: Vec<f32>) -> Vec<f32> {
+        match self {
+            Self::Equal => values,
+            Self::Table { heads, from, to } => ops::resize_bicubic_table(&values, heads, from, to),
+            Self::Position { channels, from, to, channels_first } => {
+                let rows = match channels_first {
+                    true => transpose(&values, channels),
+                    false => values,
+                };
+                let resized = ops::resize_bicubic_table(&rows, channels, from, to);
+                transpose(&resized, to * to)
+            }
+        }
+    }
+}
+
+/// `[rows, columns]` to `[columns, rows]`.
+fn transpose(values: &[f32], rows: usize) -> Vec<f32> {
+    let columns = values.len() / rows;
+    (0..values.len()).map(|i| values[i % rows * columns + i / rows]).collect()
 }
 
 /// A place in the tree of names, handed to layers while a model is built.

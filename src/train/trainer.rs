@@ -11,15 +11,16 @@ use super::log::{self, Event, RunLog, Start, Step};
 use super::metrics::Scores;
 use super::progress::{Pace, Progress};
 use super::recipe::{KeepBest, Recipe};
-use crate::checkpoint::{Checkpoint, RealDisk, replace_file};
+use crate::checkpoint::{Checkpoint, OPTIMIZER, RealDisk, replace_file};
 use crate::data::{Batch, Dataset, Item, Loader, LoaderOptions, default_workers};
 use crate::gpu::{Description, Plan};
 use crate::infer::Segmenter;
 use crate::model::Model;
+use crate::nn::Fit;
 use crate::ops::{self, Normalize};
 use crate::optim::AdamW;
 use crate::picture::{Series, Sheet, SheetRow, curve};
-use crate::{Error, Gpu, Result, Tensor};
+use crate::{Error, Gpu, Result, Tensor, error};
 
 /// Names of the files in a run's folder.
 pub const LATEST: &str = "latest.safetensors";
@@ -157,8 +158,11 @@ impl Run {
             (1.0, recipe.optimizer.weight_decay_of(name, rank) as f32)
         })?;
         model.parameters().initialise(gpu, recipe.seed)?;
+        let mut notes = Vec::new();
         if let Some(path) = &options.weights {
-            model.parameters().load_some(gpu, &Checkpoint::read(path)?, path)?;
+            let file = Checkpoint::read_where(path, |name| !name.starts_with(OPTIMIZER))?;
+            let fit = model.parameters().load_some(gpu, &file, path)?;
+            notes = initialised(&fit, path);
         }
 
         let folder = &options.run;
@@ -204,6 +208,7 @@ impl Run {
             options,
         };
         run.announce()?;
+        notes.iter().for_each(|note| run.progress.say(note));
         Ok(run)
     }
 
@@ -450,6 +455,25 @@ impl Run {
         };
         sheet.draw().write_png(&folder.join("comparison.png"))
     }
+}
+
+/// What a run started with, in lines.
+fn initialised(fit: &Fit, path: &Path) -> Vec<String> {
+    let taken = fit.equal.len() + fit.resized.len();
+    let all = taken + fit.missing.len() + fit.mismatched.len();
+    let mut lines = vec![format!("starting from {}: {taken} of {all} arrays", path.display())];
+    let others: Vec<_> = fit.mismatched.iter().map(|other| other.name.clone()).collect();
+    for (what, names) in [
+        ("resized", &fit.resized),
+        ("of another shape there, starting anew", &others),
+        ("not there, starting anew", &fit.missing),
+        ("left out", &fit.unexpected),
+    ] {
+        if !names.is_empty() {
+            lines.push(format!("  {what}: {}", error::list(names)));
+        }
+    }
+    lines
 }
 
 /// Height and width of the pictures of a batch.
