@@ -47,8 +47,8 @@ fn every_pixel_lies_between_its_four_neighbours() {
     check([1, 1, 1, 1], 1, 1);
     check([2, 1, 1, 3], 5, 4);
     check([1, 5, 7, 1], 1, 1);
-    // Twice as large, as in every head; 31 to 33 channels and 15 to 17 columns around a workgroup.
-    check([2, 4, 8, 31], 8, 16);
+    // 31 to 33 channels and 15 to 17 columns around a workgroup.
+    check([2, 4, 8, 31], 7, 16);
     check([1, 3, 17, 32], 6, 34);
     check([1, 3, 15, 33], 7, 15);
     // Odd on the way up and down, and both at once.
@@ -57,8 +57,23 @@ fn every_pixel_lies_between_its_four_neighbours() {
     check([1, 40, 3, 4], 7, 50);
 }
 
+/// As in every head.
+#[test]
+fn twice_the_size() {
+    check([2, 1, 1, 1], 2, 2);
+    // Blocks of 16 columns on the way up, of 4 × 2 on the way back.
+    check([2, 3, 15, 8], 6, 30);
+    check([1, 4, 16, 7], 8, 32);
+    check([1, 5, 17, 9], 10, 34);
+    check([1, 8, 2, 33], 16, 4);
+    // Other weights as soon as one side differs.
+    check([1, 3, 4, 5], 6, 7);
+    check([1, 3, 4, 5], 7, 8);
+}
+
 #[test]
 fn more_than_65_535_rows_are_resized() {
+    check([3, 11_000, 2, 1], 22_000, 4);
     check([1, 3, 1, 1], 32_767, 1);
     check([3, 2, 1, 2], 22_000, 2);
     // Workgroups beyond 65 535 both ways.
@@ -74,8 +89,12 @@ fn the_same_size_is_the_same_tensor() {
 
 #[test]
 fn resize_add_is_resize_and_add() {
-    for (from, goal) in [([2, 5, 4, 19], [10, 7]), ([1, 3, 3, 2], [3, 3]), ([1, 4, 9, 33], [3, 4])]
-    {
+    for (from, goal) in [
+        ([2, 5, 4, 19], [10, 7]),
+        ([1, 3, 3, 2], [3, 3]),
+        ([1, 4, 9, 33], [3, 4]),
+        ([2, 3, 17, 9], [6, 34]),
+    ] {
         let [batch, _, _, channels] = from;
         check_op(
             &[&from, &[batch, goal[0], goal[1], channels]],

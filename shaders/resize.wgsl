@@ -6,8 +6,8 @@
 // Host: src/ops/resize.rs        Test: kernels-tests/resize.rs        Weights: lib/bilinear.wgsl
 // B = batch, h, w = size of x, H, W = size of y, C = channels. Lanes run along the channels; an
 // invocation walks along 16 pixels of one row with four channels that lie LANES apart, so that it reads
-// a column of x only once and all addresses but the channel are uniform. The backward pass gathers, in
-// a fixed order.
+// a column of x only once and all addresses but the channel are uniform. Images that become exactly
+// twice as large have kernels of their own. The backward passes gather, in a fixed order.
 
 struct Params {
     rows: u32,
@@ -226,5 +226,180 @@ fn store_dx(at: vec4<u32>, place: Place, v: vec4<f32>) {
     }
     if exists.w {
         dx[at.w] = v.w;
+    }
+}
+
+// ---- twice the size ------------------------------------------------------------------------------
+// All weights are products of 1/4 and 3/4 then, and x goes on beyond its edges as it is there:
+//
+//   y[2i - 1] = 3/4 x[i - 1] + 1/4 x[i]        dx[i] = 1/4 dy[2i - 1] + 3/4 dy[2i]
+//   y[2i]     = 1/4 x[i - 1] + 3/4 x[i]              + 3/4 dy[2i + 1] + 1/4 dy[2i + 2]
+//
+// `rows` are those that an invocation goes along, one channel wide, so that a load serves two outputs or
+// more.
+
+const SPAN: u32 = 16u;
+
+// Between two rows of x: where they are, as pixels of all images, and where the two rows of y.
+struct Gap {
+    exists: bool,
+    above: u32,
+    below: u32,
+    has_upper: bool,
+    has_lower: bool,
+    upper: u32,
+    lower: u32,
+    // The first column of x.
+    start: u32,
+    channel: u32,
+}
+
+fn locate_gap(id: u32, lane: u32) -> Gap {
+    let slices = (params.channels + LANES - 1u) / LANES;
+    let spans = (params.width + SPAN - 1u) / SPAN;
+    let row = id / slices / spans;
+    let image = row / (params.height + 1u);
+    let i = row - image * (params.height + 1u);
+    let top = image * params.height;
+    let channel = id % slices * LANES + lane;
+    let lower = 2u * (top + i) * params.goal_width;
+    let exists = row < params.rows && channel < params.channels;
+    return Gap(
+        exists,
+        (top + max(i, 1u) - 1u) * params.width,
+        (top + min(i, params.height - 1u)) * params.width,
+        (i > 0u),
+        (i < params.height),
+        lower - params.goal_width,
+        lower,
+        id / slices % spans * SPAN,
+        channel,
+    );
+}
+
+// Columns start - 1 to start + SPAN of x, blended for the upper and the lower row of y.
+fn blend_columns(gap: Gap) -> array<vec2<f32>, SPAN + 2u> {
+    var columns: array<vec2<f32>, SPAN + 2u>;
+    for (var k = 0u; k < SPAN + 2u; k++) {
+        let column = min(max(gap.start + k, 1u) - 1u, params.width - 1u);
+        let above = x[(gap.above + column) * params.channels + gap.channel];
+        let below = x[(gap.below + column) * params.channels + gap.channel];
+        columns[k] = 0.75 * vec2(above, below) + 0.25 * vec2(below, above);
+    }
+    return columns;
+}
+
+// Where the first of a column's two pixels in the row of y is.
+fn place_in(row: u32, column: u32, channel: u32) -> u32 {
+    return (row + 2u * column) * params.channels + channel;
+}
+
+// ---- double: x -> y ------------------------------------------------------------------------------
+
+@compute @workgroup_size(LANES)
+fn double(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let gap = locate_gap(group.x + group.y * groups.x, lane);
+    if !gap.exists {
+        return;
+    }
+    let v = blend_columns(gap);
+    for (var k = 0u; gap.has_upper && k < SPAN; k++) {
+        if gap.start + k < params.width {
+            let at = place_in(gap.upper, gap.start + k, gap.channel);
+            y[at] = 0.25 * v[k].x + 0.75 * v[k + 1u].x;
+            y[at + params.channels] = 0.75 * v[k + 1u].x + 0.25 * v[k + 2u].x;
+        }
+    }
+    for (var k = 0u; gap.has_lower && k < SPAN; k++) {
+        if gap.start + k < params.width {
+            let at = place_in(gap.lower, gap.start + k, gap.channel);
+            y[at] = 0.25 * v[k].y + 0.75 * v[k + 1u].y;
+            y[at + params.channels] = 0.75 * v[k + 1u].y + 0.25 * v[k + 2u].y;
+        }
+    }
+}
+
+// ---- double_add: x, other -> y = other + double(x) -----------------------------------------------
+
+@compute @workgroup_size(LANES)
+fn double_add(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let gap = locate_gap(group.x + group.y * groups.x, lane);
+    if !gap.exists {
+        return;
+    }
+    let v = blend_columns(gap);
+    for (var k = 0u; gap.has_upper && k < SPAN; k++) {
+        if gap.start + k < params.width {
+            let at = place_in(gap.upper, gap.start + k, gap.channel);
+            y[at] = other[at] + (0.25 * v[k].x + 0.75 * v[k + 1u].x);
+            let next = at + params.channels;
+            y[next] = other[next] + (0.75 * v[k + 1u].x + 0.25 * v[k + 2u].x);
+        }
+    }
+    for (var k = 0u; gap.has_lower && k < SPAN; k++) {
+        if gap.start + k < params.width {
+            let at = place_in(gap.lower, gap.start + k, gap.channel);
+            y[at] = other[at] + (0.25 * v[k].y + 0.75 * v[k + 1u].y);
+            let next = at + params.channels;
+            y[next] = other[next] + (0.75 * v[k + 1u].y + 0.25 * v[k + 2u].y);
+        }
+    }
+}
+
+// ---- double_backward: dy -> dx -------------------------------------------------------------------
+// BLOCK_ROWS x BLOCK_COLUMNS pixels of dx in an invocation, from the columns of dy around them.
+
+const BLOCK_ROWS: u32 = 4u;
+const BLOCK_COLUMNS: u32 = 2u;
+
+@compute @workgroup_size(LANES)
+fn double_backward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let id = group.x + group.y * groups.x;
+    let slices = (params.channels + LANES - 1u) / LANES;
+    let wide = (params.width + BLOCK_COLUMNS - 1u) / BLOCK_COLUMNS;
+    let high = (params.height + BLOCK_ROWS - 1u) / BLOCK_ROWS;
+    let block = id / slices / wide;
+    let image = block / high;
+    let i = (block - image * high) * BLOCK_ROWS;
+    let j = id / slices % wide * BLOCK_COLUMNS;
+    let channel = id % slices * LANES + lane;
+    if block >= params.rows || channel >= params.channels {
+        return;
+    }
+    // Of each column around the block, already added up along it.
+    var sums: array<array<f32, 2u * BLOCK_COLUMNS + 2u>, BLOCK_ROWS>;
+    for (var d = 0u; d < 2u * BLOCK_COLUMNS + 2u; d++) {
+        let column = min(max(2u * j + d, 1u) - 1u, params.goal_width - 1u);
+        var v: array<f32, 2u * BLOCK_ROWS + 2u>;
+        for (var r = 0u; r < 2u * BLOCK_ROWS + 2u; r++) {
+            let row = min(max(2u * i + r, 1u) - 1u, params.goal_height - 1u);
+            let at = (image * params.goal_height + row) * params.goal_width + column;
+            v[r] = dy[at * params.channels + channel];
+        }
+        for (var r = 0u; r < BLOCK_ROWS; r++) {
+            sums[r][d] = 0.25 * (v[2u * r] + v[2u * r + 3u]) + 0.75 * (v[2u * r + 1u] + v[2u * r + 2u]);
+        }
+    }
+    for (var r = 0u; r < BLOCK_ROWS; r++) {
+        for (var k = 0u; k < BLOCK_COLUMNS; k++) {
+            if i + r < params.height && j + k < params.width {
+                let at = (image * params.height + i + r) * params.width + j + k;
+                let v = sums[r];
+                dx[at * params.channels + channel] =
+                    0.25 * (v[2u * k] + v[2u * k + 3u]) + 0.75 * (v[2u * k + 1u] + v[2u * k + 2u]);
+            }
+        }
     }
 }

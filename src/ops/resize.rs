@@ -9,7 +9,11 @@ const SOURCES: &[Source] = &[source!("resize"), source!("lib/bilinear")];
 static FORWARD: Kernel = kernel("forward", &["x", "y"]);
 static FORWARD_ADD: Kernel = kernel("forward_add", &["x", "other", "y"]);
 static BACKWARD: Kernel = kernel("backward", &["dy", "dx"]);
-pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &FORWARD_ADD, &BACKWARD];
+static DOUBLE: Kernel = kernel("double", &["x", "y"]);
+static DOUBLE_ADD: Kernel = kernel("double_add", &["x", "other", "y"]);
+static DOUBLE_BACKWARD: Kernel = kernel("double_backward", &["dy", "dx"]);
+pub(super) const KERNELS: &[&Kernel] =
+    &[&FORWARD, &FORWARD_ADD, &BACKWARD, &DOUBLE, &DOUBLE_ADD, &DOUBLE_BACKWARD];
 
 const fn kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
     Kernel::new("resize", entry, SOURCES, Params::FIELDS, bindings)
@@ -45,7 +49,7 @@ fn lanes(recorder: &Recorder) -> usize {
     if recorder.profile().cpu { 8 } else { 32 }
 }
 
-/// Workgroups that walk along 16 pixels with `slice` channels.
+/// Workgroups that go along 16 pixels with `slice` channels.
 pub(super) fn walks(rows: usize, width: usize, channels: usize, slice: usize) -> Grid {
     Grid::rows(rows * width.div_ceil(16) * channels.div_ceil(slice))
 }
@@ -110,8 +114,11 @@ fn forward(
     let [batch, from_height, from_width, channels] = image("resize", x);
     let y = recorder.empty([batch, height, width, channels]);
     image("resize", &y);
+    let doubles = [height, width] == [2 * from_height, 2 * from_width];
+    // Gaps between rows, with those before the first and after the last.
+    let rows = if doubles { batch * (from_height + 1) } else { batch * height };
     let params = Params {
-        rows: (batch * height) as u32,
+        rows: rows as u32,
         height: from_height as u32,
         width: from_width as u32,
         goal_height: height as u32,
@@ -119,10 +126,16 @@ fn forward(
         channels: channels as u32,
     };
     let lanes = lanes(recorder);
-    let grid = walks(batch * height, width, channels, 4 * lanes);
-    let dispatch = match other {
-        None => recorder.run(&FORWARD, params, &[x, &y], grid),
-        Some(other) => recorder.run(&FORWARD_ADD, params, &[x, other, &y], grid),
+    let grid = if doubles {
+        walks(rows, from_width, channels, lanes)
+    } else {
+        walks(rows, width, channels, 4 * lanes)
+    };
+    let dispatch = match (other, doubles) {
+        (None, false) => recorder.run(&FORWARD, params, &[x, &y], grid),
+        (None, true) => recorder.run(&DOUBLE, params, &[x, &y], grid),
+        (Some(other), false) => recorder.run(&FORWARD_ADD, params, &[x, other, &y], grid),
+        (Some(other), true) => recorder.run(&DOUBLE_ADD, params, &[x, other, &y], grid),
     };
     dispatch.constant("LANES", lanes as u32).flops(8 * y.shape().len());
     y
@@ -133,8 +146,11 @@ fn backward(recorder: &mut Recorder, dy: &Tensor, shape: &[usize]) -> Tensor {
     let [_, goal_height, goal_width, _] = image("resize", dy);
     let dx = recorder.empty(shape);
     let [batch, height, width, channels] = image("resize", &dx);
+    let doubled = [goal_height, goal_width] == [2 * height, 2 * width];
+    // Of blocks of 4 × 2 pixels where it was doubled.
+    let rows = batch * if doubled { height.div_ceil(4) } else { height };
     let params = Params {
-        rows: (batch * height) as u32,
+        rows: rows as u32,
         height: height as u32,
         width: width as u32,
         goal_height: goal_height as u32,
@@ -142,8 +158,13 @@ fn backward(recorder: &mut Recorder, dy: &Tensor, shape: &[usize]) -> Tensor {
         channels: channels as u32,
     };
     let lanes = lanes(recorder);
-    let grid = walks(batch * height, width, channels, 4 * lanes);
-    let dispatch = recorder.run(&BACKWARD, params, &[dy, &dx], grid);
+    let dispatch = if doubled {
+        let grid = Grid::rows(rows * width.div_ceil(2) * channels.div_ceil(lanes));
+        recorder.run(&DOUBLE_BACKWARD, params, &[dy, &dx], grid)
+    } else {
+        let grid = walks(rows, width, channels, 4 * lanes);
+        recorder.run(&BACKWARD, params, &[dy, &dx], grid)
+    };
     dispatch.constant("LANES", lanes as u32).flops(8 * dy.shape().len());
     dx
 }
