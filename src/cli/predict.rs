@@ -43,7 +43,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE.safetensors")]
     logits: Option<PathBuf>,
 
-    /// Look at overlapping windows instead of whole pictures: for pictures that are too large for the GPU
+    /// Look at overlapping windows instead of whole pictures; without it only at those pictures that are
+    /// too large for the GPU
     #[arg(long)]
     slide: bool,
 
@@ -87,8 +88,8 @@ pub(crate) fn run(args: &Args, device: Option<&str>) -> Result<ExitCode> {
 
     let loaded = load_model(&args.model, device)?;
     let (names, palette) = loaded.names_and_colours();
-    let slide = args.slide.then(|| slide_of(&loaded.recipe));
-    let options = EvalOptions { slide, ..EvalOptions::default() };
+    let slide = slide_of(&loaded.recipe);
+    let options = EvalOptions::default();
     let options = if args.tta { options.with_tta() } else { options };
     let mut segmenter = Segmenter::new(&loaded.gpu, loaded.model);
 
@@ -105,7 +106,21 @@ pub(crate) fn run(args: &Args, device: Option<&str>) -> Result<ExitCode> {
             }
             let views = options.views(&image)?;
             let (width, height) = (image.width, image.height);
-            let ids = segmenter.labels(&views, height, width, options.slide.as_ref())?;
+            let whole = segmenter.labels(&views, height, width, args.slide.then_some(&slide));
+            let ids = match whole {
+                Err(Error::Limit { .. }) if !args.slide => {
+                    let [rows, columns] = slide.crop;
+                    let path = job.image.display();
+                    bar.suspend(|| {
+                        complain(format!(
+                            "{path}: {width} × {height} pixels are too many for this GPU at once; \
+                             labelled through overlapping windows of {columns} × {rows} (as --slide)"
+                        ));
+                    });
+                    segmenter.labels(&views, height, width, Some(&slide))?
+                }
+                whole => whole?,
+            };
             write(&args.out.join(&job.name), &image, ids, &names, &palette)
         };
         match work() {
