@@ -6,6 +6,7 @@
 mod fixtures;
 mod support;
 
+mod attention;
 mod batch_norm;
 mod blocks;
 mod cli;

@@ -1,5 +1,6 @@
 //! Differentiable operations: one file per family, each next to its `shaders/*.wgsl`.
 
+mod attention;
 mod batch_norm;
 mod concat;
 mod conv3x3;
@@ -26,6 +27,7 @@ mod softmax;
 mod window;
 mod window_attention;
 
+pub use attention::{attention, attention_mask};
 pub use batch_norm::{BatchNorm, Running, batch_norm};
 pub use concat::{concat, slice};
 pub use conv3x3::conv3x3;
@@ -57,6 +59,7 @@ use crate::optim;
 /// Every kernel of the crate; the tests validate each of them.
 pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
     [
+        attention::KERNELS,
         batch_norm::KERNELS,
         concat::KERNELS,
         conv3x3::KERNELS,
