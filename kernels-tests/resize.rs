@@ -15,12 +15,19 @@ pub(crate) fn taps(size: usize, goal: usize) -> Vec<(usize, usize, f64)> {
 
 /// Bilinear resizing of `[B, h, w, C]`.
 pub(crate) fn reference(x: &[f64], from: [usize; 4], height: usize, width: usize) -> Vec<f64> {
-    let [batch, h, w, channels] = from;
-    let mut y = Vec::with_capacity(batch * height * width * channels);
-    let (rows, columns) = (taps(h, height), taps(w, width));
+    reference_at(x, from, &taps(from[1], height), &taps(from[2], width))
+}
+
+fn reference_at(
+    x: &[f64],
+    [batch, h, w, channels]: [usize; 4],
+    rows: &[(usize, usize, f64)],
+    columns: &[(usize, usize, f64)],
+) -> Vec<f64> {
+    let mut y = Vec::with_capacity(batch * rows.len() * columns.len() * channels);
     for image in x.chunks(h * w * channels).take(batch) {
-        for &(y0, y1, fy) in &rows {
-            for &(x0, x1, fx) in &columns {
+        for &(y0, y1, fy) in rows {
+            for &(x0, x1, fx) in columns {
                 for c in 0..channels {
                     let at = |y: usize, x: usize| image[(y * w + x) * channels + c];
                     let top = at(y0, x0) * (1.0 - fx) + at(y0, x1) * fx;
@@ -106,6 +113,51 @@ fn resize_add_is_resize_and_add() {
             },
         );
     }
+}
+
+/// Two taps of every output pixel, and the weight of the second, when corners stay where they are.
+fn corner_taps(size: usize, goal: usize) -> Vec<(usize, usize, f64)> {
+    let tap = |d: usize| {
+        // In whole numbers, or rounding decides where a pixel meets one of the other map.
+        let (n, unit) = (d * (size - 1), (goal - 1).max(1));
+        (n / unit, (n / unit + 1).min(size - 1), (n % unit) as f64 / unit as f64)
+    };
+    (0..goal).map(tap).collect()
+}
+
+fn check_corners(from: [usize; 4], height: usize, width: usize) {
+    let reference = |x: &[f64]| {
+        let (rows, columns) = (corner_taps(from[1], height), corner_taps(from[2], width));
+        reference_at(x, from, &rows, &columns)
+    };
+    check_op(
+        &[&from],
+        F32,
+        |tape, x| ops::resize_corners(tape, &x[0], height, width),
+        |x| reference(&x[0]),
+    );
+    let goal = [from[0], height, width, from[3]];
+    check_op(
+        &[&from, &goal],
+        F32,
+        |tape, x| ops::resize_corners_add(tape, &x[0], &x[1]),
+        |x| reference(&x[0]).iter().zip(&x[1]).map(|(y, other)| y + other).collect(),
+    );
+}
+
+#[test]
+fn corners_stay_where_they_are() {
+    check_corners([1, 1, 1, 1], 2, 3);
+    check_corners([2, 3, 5, 3], 1, 1);
+    check_corners([1, 1, 4, 2], 3, 1);
+    // Twice and four times as large, as in the semantic branch.
+    check_corners([2, 4, 8, 31], 8, 16);
+    check_corners([1, 5, 3, 33], 20, 12);
+    check_corners([1, 3, 17, 32], 6, 34);
+    // Odd on the way up and down, and both at once.
+    check_corners([1, 10, 20, 2], 19, 39);
+    check_corners([1, 19, 37, 5], 10, 18);
+    check_corners([1, 40, 3, 4], 7, 50);
 }
 
 #[test]

@@ -1,9 +1,10 @@
-// Bilinear resizing of the two middle axes (align_corners = False), forward and backward.
+// Bilinear resizing of the two middle axes, forward and backward.
 //
 //   y[Y, X]  = sum_i sum_j  v(Y, i) u(X, j) x[i, j]        at most two i and two j have a weight
 //   dx[i, j] = sum_Y sum_X  v(Y, i) u(X, j) dy[Y, X]
 //
-// Host: src/ops/resize.rs        Test: kernels-tests/resize.rs        Weights: lib/bilinear.wgsl
+// Host: src/ops/resize.rs        Test: kernels-tests/resize.rs        Weights: lib/bilinear.wgsl,
+// or lib/bilinear_corners.wgsl where the corners' centres stay where they are (align_corners = True)
 // B = batch, h, w = size of x, H, W = size of y, C = channels. Lanes run along the channels; an
 // invocation walks along 16 pixels of one row with four channels that lie LANES apart, so that it reads
 // a column of x only once and all addresses but the channel are uniform. Images that become exactly
@@ -154,7 +155,7 @@ fn columns_at(d: u32, place: Place, rows: Rows) -> Columns {
 }
 
 fn walk_to(columns: Columns, d: u32, place: Place, rows: Rows) -> Columns {
-    let n = (2u * d + 1u) * params.width;
+    let n = position(d, params.width);
     var next = columns;
     while next.cell + 1u < params.width && n >= cell_edge(next.cell + 1u, params.goal_width) {
         next.cell += 1u;
@@ -165,7 +166,7 @@ fn walk_to(columns: Columns, d: u32, place: Place, rows: Rows) -> Columns {
 }
 
 fn blend(columns: Columns, d: u32) -> vec4<f32> {
-    let weights = cell_weights((2u * d + 1u) * params.width, columns.cell, params.width, params.goal_width);
+    let weights = cell_weights(position(d, params.width), columns.cell, params.width, params.goal_width);
     return weights.x * columns.near + weights.y * columns.far;
 }
 
@@ -194,7 +195,7 @@ fn backward(
         let edge = cell_edge(j + 1u, params.goal_width);
         var next = vec4(0.0);
         for (; d < params.goal_width; d++) {
-            let n = (2u * d + 1u) * params.width;
+            let n = position(d, params.width);
             if n >= edge && j + 1u < params.width {
                 break;
             }

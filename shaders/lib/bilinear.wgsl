@@ -19,6 +19,10 @@ struct Taps {
     far_weight: f32,
 }
 
+fn position(d: u32, size: u32) -> u32 {
+    return (2u * d + 1u) * size;
+}
+
 fn cell_edge(q: u32, goal: u32) -> u32 {
     return (2u * q + 1u) * goal;
 }
@@ -37,7 +41,7 @@ fn cell_weights(n: u32, q: u32, size: u32, goal: u32) -> vec2<f32> {
 }
 
 fn taps(d: u32, size: u32, goal: u32) -> Taps {
-    let n = (2u * d + 1u) * size;
+    let n = position(d, size);
     let near = (n - min(n, goal)) / (2u * goal);
     let weights = cell_weights(n, near, size, goal);
     return Taps(near, min(near + 1u, size - 1u), weights.x, weights.y);
@@ -52,7 +56,7 @@ fn meeting(i: u32, size: u32, goal: u32) -> vec2<u32> {
 
 // The weight of tap i in pixel d, one of meeting(i).
 fn meeting_weight(d: u32, i: u32, size: u32, goal: u32) -> f32 {
-    let n = (2u * d + 1u) * size;
+    let n = position(d, size);
     if n < cell_edge(i, goal) && i > 0u {
         return cell_weights(n, i - 1u, size, goal).y;
     }

@@ -46,7 +46,7 @@ pub use nearest::nearest_add;
 pub use patch::{patch_merge, patchify, unfold};
 pub use position::{add_position, resize_bicubic, resize_bicubic_table};
 pub(crate) use reduce::sum_rows;
-pub use resize::{resize, resize_add};
+pub use resize::{resize, resize_add, resize_corners, resize_corners_add};
 pub use semantic_attention::{gated_residual, semantic_attention};
 pub use sine_position::sine_position;
 pub use softmax::softmax;

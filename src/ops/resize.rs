@@ -4,19 +4,40 @@ use super::elementwise;
 use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
 use crate::{Tape, Tensor};
 
-const SOURCES: &[Source] = &[source!("resize"), source!("lib/bilinear")];
+/// Without and with `align_corners`.
+const SOURCES: [&[Source]; 2] = [
+    &[source!("resize"), source!("lib/bilinear")],
+    &[source!("resize"), source!("lib/bilinear_corners")],
+];
 
-static FORWARD: Kernel = kernel("forward", &["x", "y"]);
-static FORWARD_ADD: Kernel = kernel("forward_add", &["x", "other", "y"]);
-static BACKWARD: Kernel = kernel("backward", &["dy", "dx"]);
-static DOUBLE: Kernel = kernel("double", &["x", "y"]);
-static DOUBLE_ADD: Kernel = kernel("double_add", &["x", "other", "y"]);
-static DOUBLE_BACKWARD: Kernel = kernel("double_backward", &["dy", "dx"]);
-pub(super) const KERNELS: &[&Kernel] =
-    &[&FORWARD, &FORWARD_ADD, &BACKWARD, &DOUBLE, &DOUBLE_ADD, &DOUBLE_BACKWARD];
+static FORWARD: [Kernel; 2] = kernels("forward", &["x", "y"]);
+static FORWARD_ADD: [Kernel; 2] = kernels("forward_add", &["x", "other", "y"]);
+static BACKWARD: [Kernel; 2] = kernels("backward", &["dy", "dx"]);
+static DOUBLE: Kernel = kernel("double", SOURCES[0], &["x", "y"]);
+static DOUBLE_ADD: Kernel = kernel("double_add", SOURCES[0], &["x", "other", "y"]);
+static DOUBLE_BACKWARD: Kernel = kernel("double_backward", SOURCES[0], &["dy", "dx"]);
+pub(super) const KERNELS: &[&Kernel] = &[
+    &FORWARD[0],
+    &FORWARD[1],
+    &FORWARD_ADD[0],
+    &FORWARD_ADD[1],
+    &BACKWARD[0],
+    &BACKWARD[1],
+    &DOUBLE,
+    &DOUBLE_ADD,
+    &DOUBLE_BACKWARD,
+];
 
-const fn kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
-    Kernel::new("resize", entry, SOURCES, Params::FIELDS, bindings)
+const fn kernel(
+    entry: &'static str,
+    sources: &'static [Source],
+    bindings: &'static [&'static str],
+) -> Kernel {
+    Kernel::new("resize", entry, sources, Params::FIELDS, bindings)
+}
+
+const fn kernels(entry: &'static str, bindings: &'static [&'static str]) -> [Kernel; 2] {
+    [kernel(entry, SOURCES[0], bindings), kernel(entry, SOURCES[1], bindings)]
 }
 
 params! {
@@ -67,13 +88,29 @@ pub(super) fn walks(rows: usize, width: usize, channels: usize, slice: usize) ->
 /// If `x` is no image, or a side is 0 or above 32 767.
 #[track_caller]
 pub fn resize(tape: &mut Tape, x: &Tensor, height: usize, width: usize) -> Tensor {
+    resize_as(tape, x, height, width, false)
+}
+
+/// [`resize`] that leaves the centres of the corners where they are: output pixel `d` lies at
+/// `d · (in − 1) / (out − 1)`. Equals `interpolate` with `align_corners=True`.
+///
+/// # Panics
+///
+/// As [`resize`].
+#[track_caller]
+pub fn resize_corners(tape: &mut Tape, x: &Tensor, height: usize, width: usize) -> Tensor {
+    resize_as(tape, x, height, width, true)
+}
+
+#[track_caller]
+fn resize_as(tape: &mut Tape, x: &Tensor, height: usize, width: usize, corners: bool) -> Tensor {
     let [_, from_height, from_width, _] = image("resize", x);
     if (from_height, from_width) == (height, width) {
         return x.clone();
     }
-    let y = forward(tape.recorder(), x, None, height, width);
+    let y = forward(tape.recorder(), x, None, [height, width], corners);
     let shape = x.shape().clone();
-    tape.record([x], y, move |recorder, dy| [Some(backward(recorder, dy, shape.dims()))])
+    tape.record([x], y, move |recorder, dy| [Some(backward(recorder, dy, shape.dims(), corners))])
 }
 
 /// `other + resize(x)`, in one kernel: the sum of pyramid levels. `x` is resized to the size of
@@ -90,16 +127,31 @@ pub fn resize(tape: &mut Tape, x: &Tensor, height: usize, width: usize) -> Tenso
 /// If batch or channels differ, or as [`resize`].
 #[track_caller]
 pub fn resize_add(tape: &mut Tape, x: &Tensor, other: &Tensor) -> Tensor {
+    resize_add_as(tape, x, other, false)
+}
+
+/// [`resize_add`] with [`resize_corners`].
+///
+/// # Panics
+///
+/// As [`resize_add`].
+#[track_caller]
+pub fn resize_corners_add(tape: &mut Tape, x: &Tensor, other: &Tensor) -> Tensor {
+    resize_add_as(tape, x, other, true)
+}
+
+#[track_caller]
+fn resize_add_as(tape: &mut Tape, x: &Tensor, other: &Tensor, corners: bool) -> Tensor {
     let [batch, from_height, from_width, channels] = image("resize_add", x);
     let [_, height, width, _] = image("resize_add", other);
     assert_eq!(other.dims(), [batch, height, width, channels], "resize_add: {:?}", x.shape());
     if (from_height, from_width) == (height, width) {
         return elementwise::add(tape, x, other);
     }
-    let y = forward(tape.recorder(), x, Some(other), height, width);
+    let y = forward(tape.recorder(), x, Some(other), [height, width], corners);
     let (shape, wanted) = (x.shape().clone(), x.is_tracked());
     tape.record([x, other], y, move |recorder, dy| {
-        [wanted.then(|| backward(recorder, dy, shape.dims())), Some(dy.clone())]
+        [wanted.then(|| backward(recorder, dy, shape.dims(), corners)), Some(dy.clone())]
     })
 }
 
@@ -108,13 +160,13 @@ fn forward(
     recorder: &mut Recorder,
     x: &Tensor,
     other: Option<&Tensor>,
-    height: usize,
-    width: usize,
+    [height, width]: [usize; 2],
+    corners: bool,
 ) -> Tensor {
     let [batch, from_height, from_width, channels] = image("resize", x);
     let y = recorder.empty([batch, height, width, channels]);
     image("resize", &y);
-    let doubles = [height, width] == [2 * from_height, 2 * from_width];
+    let doubles = !corners && [height, width] == [2 * from_height, 2 * from_width];
     // Gaps between rows, with those before the first and after the last.
     let rows = if doubles { batch * (from_height + 1) } else { batch * height };
     let params = Params {
@@ -131,10 +183,11 @@ fn forward(
     } else {
         walks(rows, width, channels, 4 * lanes)
     };
+    let variant = usize::from(corners);
     let dispatch = match (other, doubles) {
-        (None, false) => recorder.run(&FORWARD, params, &[x, &y], grid),
+        (None, false) => recorder.run(&FORWARD[variant], params, &[x, &y], grid),
         (None, true) => recorder.run(&DOUBLE, params, &[x, &y], grid),
-        (Some(other), false) => recorder.run(&FORWARD_ADD, params, &[x, other, &y], grid),
+        (Some(other), false) => recorder.run(&FORWARD_ADD[variant], params, &[x, other, &y], grid),
         (Some(other), true) => recorder.run(&DOUBLE_ADD, params, &[x, other, &y], grid),
     };
     dispatch.constant("LANES", lanes as u32).flops(8 * y.shape().len());
@@ -142,11 +195,11 @@ fn forward(
 }
 
 /// The gradient of an image of `shape`, from that of the resized image.
-fn backward(recorder: &mut Recorder, dy: &Tensor, shape: &[usize]) -> Tensor {
+fn backward(recorder: &mut Recorder, dy: &Tensor, shape: &[usize], corners: bool) -> Tensor {
     let [_, goal_height, goal_width, _] = image("resize", dy);
     let dx = recorder.empty(shape);
     let [batch, height, width, channels] = image("resize", &dx);
-    let doubled = [goal_height, goal_width] == [2 * height, 2 * width];
+    let doubled = !corners && [goal_height, goal_width] == [2 * height, 2 * width];
     // Of blocks of 4 × 2 pixels where it was doubled.
     let rows = batch * if doubled { height.div_ceil(4) } else { height };
     let params = Params {
@@ -163,7 +216,7 @@ fn backward(recorder: &mut Recorder, dy: &Tensor, shape: &[usize]) -> Tensor {
         recorder.run(&DOUBLE_BACKWARD, params, &[dy, &dx], grid)
     } else {
         let grid = walks(rows, width, channels, 4 * lanes);
-        recorder.run(&BACKWARD, params, &[dy, &dx], grid)
+        recorder.run(&BACKWARD[usize::from(corners)], params, &[dy, &dx], grid)
     };
     dispatch.constant("LANES", lanes as u32).flops(8 * dy.shape().len());
     dx
