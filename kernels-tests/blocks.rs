@@ -9,7 +9,9 @@ use semask_gpu::model::{
     MsDeformAttention, PatchEmbed, PatchMerging, SemanticAttention, SemanticLayer, SwinBlock,
     WindowAttention, semantic_branch,
 };
-use semask_gpu::nn::{Conv3x3, GroupNorm, Init, LayerNorm, Linear, ParameterScope, Parameters};
+use semask_gpu::nn::{
+    Conv3x3, GroupNorm, Init, LayerNorm, Linear, MultiheadAttention, ParameterScope, Parameters,
+};
 use semask_gpu::ops::{self, Windows};
 use semask_gpu::optim::{AdamW, AdamWSettings};
 use semask_gpu::{Shape, Tape, Tensor};
@@ -105,7 +107,8 @@ fn replay<L>(
             let (shape, data) = layout(name).to_crate(fx.shape(name), fx.f32(name));
             Tensor::from_slice(gpu, shape, &data)
         };
-        let inputs: Inputs = (fx.names("in.").into_iter())
+        // A layer that needs integers takes them from the fixture.
+        let inputs: Inputs = (fx.names("in.").into_iter().filter(|name| fx.is_f32(name)))
             .map(|name| (name[3..].to_owned(), on_device(name).tracked()))
             .collect();
         let trains = fx.config["train"] == true;
@@ -332,7 +335,7 @@ fn fpn_head(case: &str) {
             let maps: Vec<Tensor> = (0..4).map(|i| x[&format!("f{i}")].clone()).collect();
             let priors = (0..4).map(|i| Some(x[&format!("p{i}")].clone())).collect();
             let logits = head.forward(tape, &maps);
-            let prior = semantic_branch(tape, &Features { maps, priors });
+            let prior = semantic_branch(tape, &Features { maps, priors }, false);
             vec![("logits", logits), ("prior", prior.expect("every level has one"))]
         },
     );
@@ -363,6 +366,50 @@ fn convolutions_with_group_norm_equal_torch() {
         |(conv, norm), tape, x| {
             let y = conv.forward(tape, &x["x"]);
             vec![("y", norm.forward_relu(tape, &y))]
+        },
+    );
+}
+
+#[test]
+fn multi_head_attention_equals_torch() {
+    replay(
+        "block.multihead_attention",
+        |_| Layout::Same,
+        |scope, fx| MultiheadAttention::new(scope, channels(fx, "in.q"), number(fx, "heads"), 0.0),
+        |attention, tape, x| vec![("y", attention.forward(tape, &x["q"], &x["k"], &x["v"], None))],
+    );
+}
+
+#[test]
+fn attention_to_the_places_of_masks_equals_the_reference() {
+    replay(
+        "block.masked_cross_attention",
+        |_| Layout::Same,
+        |mut scope, fx| {
+            let (channels, heads) = (channels(fx, "in.t"), number(fx, "heads"));
+            let attention =
+                MultiheadAttention::new(scope.at("multihead_attn"), channels, heads, 0.0);
+            // Masks whose map is the keys in a row, and which are negative where it is forbidden.
+            let &[batch, queries, keys] = fx.shape("in.forbid") else { unreachable!() };
+            let forbidden = fx.integers("in.forbid");
+            let logits: Vec<f32> = forbidden.iter().map(|&f| 1.0 - 2.0 * f as f32).collect();
+            (attention, LayerNorm::new(scope.at("norm"), channels), [batch, queries, keys], logits)
+        },
+        |(attention, norm, [batch, queries, keys], logits), tape, x| {
+            // Positions are the same for each image.
+            let add = |tape: &mut Tape, x: &Tensor, pos: &Tensor| {
+                ops::add_position(tape, x, &pos.reshape(&pos.dims()[1..]))
+            };
+            let size = [*batch, *queries, 1, *keys];
+            let gpu =
+                if tape.recorder().profile().cpu == GPU.profile().cpu { &*GPU } else { &*OTHER };
+            let logits = Tensor::from_slice(gpu, size, logits);
+            let mask = ops::attention_mask(tape.recorder(), &logits, 1, *keys);
+            let queries = add(tape, &x["t"], &x["qpos"]);
+            let keys = add(tape, &x["mem"], &x["pos"]);
+            let y = attention.forward(tape, &queries, &keys, &x["mem"], Some(&mask));
+            let sum = ops::add(tape, &x["t"], &y);
+            vec![("y", norm.forward(tape, &sum))]
         },
     );
 }

@@ -96,6 +96,12 @@ impl Fixture {
         names
     }
 
+    /// Whether `name` is of numbers with a fraction.
+    #[track_caller]
+    pub(crate) fn is_f32(&self, name: &str) -> bool {
+        matches!(self.array(name).data, Data::F32(_))
+    }
+
     /// The extents of `name` in the file; of an image, `[B, C, H, W]`.
     #[track_caller]
     pub(crate) fn shape(&self, name: &str) -> &[usize] {

@@ -23,6 +23,8 @@ mod host;
 mod image;
 mod initialisation;
 mod layer_norm;
+mod mask_models;
+mod mask_scores;
 mod matmul;
 mod models;
 mod nearest;

@@ -2,6 +2,7 @@
 //
 //   v[Y, X, k]  = bilinear resize of logits, or the resize of such a resize      never stored
 //   sum[Y, X]  += softmax(v), mirrored in X                  multiple scales and flips
+//   sum[Y, X]  += v, mirrored in X                           the same of what are scores already
 //   words       = argmax_k v, four to a word
 //   counts[label, predicted] += 1
 //   sum[window] += v,  hits[window] += 1,  sum /= hits       sliding windows
@@ -29,6 +30,7 @@ struct Params {
     left: u32,
     map_height: u32,
     map_width: u32,
+    first_word: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -166,10 +168,33 @@ fn accumulate(
     let image = place.row / params.band;
     let v = axis_of_rows(image, params.first_row + place.row - image * params.band);
     for (var x = place.start; x < place.end; x++) {
-        let p = exp(value(v, axis_of_columns(x), k) - lse[place.row * params.goal_width + x]);
-        let to = select(x, params.goal_width - 1u - x, params.mirror != 0u);
-        let at = (place.row * params.goal_width + to) * params.classes + k;
-        sum[at] = select(0.0, sum[at], params.add != 0u) + p;
+        add_to_sum(place.row, x, k, exp(value(v, axis_of_columns(x), k) - lse[place.row * params.goal_width + x]));
+    }
+}
+
+fn add_to_sum(row: u32, x: u32, k: u32, v: f32) {
+    let to = select(x, params.goal_width - 1u - x, params.mirror != 0u);
+    let at = (row * params.goal_width + to) * params.classes + k;
+    sum[at] = select(0.0, sum[at], params.add != 0u) + v;
+}
+
+// ---- accumulate_scores: logits -> sum ------------------------------------------------------------
+
+@compute @workgroup_size(32)
+fn accumulate_scores(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let place = locate(group.x + group.y * groups.x, params.goal_width);
+    let k = place.slice * 32u + lane;
+    if place.row >= params.rows || k >= params.classes {
+        return;
+    }
+    let image = place.row / params.band;
+    let v = axis_of_rows(image, params.first_row + place.row - image * params.band);
+    for (var x = place.start; x < place.end; x++) {
+        add_to_sum(place.row, x, k, value(v, axis_of_columns(x), k));
     }
 }
 
@@ -204,7 +229,7 @@ fn argmax(
         }
         word |= select(found, 255u, undefined) << (8u * i);
     }
-    words[at] = word;
+    words[params.first_word + at] = word;
 }
 
 // By its bits: some drivers take `v != v` to be false.

@@ -1,9 +1,8 @@
 //! [`Live`]: segmentation within an application's own commands.
 
-use super::Segmenter;
 use super::segmenter::{check, normalisation, too_large};
+use super::{Answer, Segmenter};
 use crate::gpu::Plan;
-use crate::ops::predict::{self, Resizing};
 use crate::{Result, Tape, Tensor, ops, wgpu};
 
 /// Where [`Live`] pictures come from.
@@ -91,10 +90,11 @@ impl Segmenter {
             Some(linear) => ops::normalize_texture(tape.recorder(), &source, linear, normalise),
         };
         let size = [image.dims()[1], image.dims()[2]];
-        let logits = model.forward(&mut tape, &image);
+        let answer = Answer::new(&mut tape, model, &image);
         let mut recorder = tape.finish();
-        let words = predict::argmax(&mut recorder, &logits, Resizing::to(size[0], size[1]));
+        let words = answer.labels(&mut recorder, size, size);
         let labels = recorder.keep(&words, "labels");
+        recorder.drop_unread(0..recorder.len());
         if let Some(LivePaint { palette, opacity, canvas }) = paint {
             let linear = linear.expect("only textures are painted to textures");
             let mut pixels = [u32::from_le_bytes([0, 0, 0, 255]); 256];

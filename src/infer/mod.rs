@@ -53,10 +53,12 @@
 //! }
 //! ```
 
+mod answer;
 mod live;
 mod segmenter;
 mod slide;
 
+pub(crate) use answer::Answer;
 pub use live::{Live, LiveInput, LivePaint};
 pub use segmenter::{Frame, Logits, Segmenter, View};
 pub use slide::Slide;

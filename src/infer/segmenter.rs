@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Slide;
+use super::answer::bands;
 use super::slide::Window;
+use super::{Answer, Slide};
 use crate::gpu::{Plan, Recorder};
 use crate::model::Model;
 use crate::ops::predict::{self, Part, Resizing};
@@ -15,9 +16,6 @@ use crate::{Error, Gpu, Result, Tape, Tensor};
 /// Plans that are kept, and what their shared memory may come to in bytes. One is always kept.
 const MAX_PLANS: usize = 8;
 const MAX_PLANNED: u64 = 2 << 30;
-
-/// Most bytes of a band of a map of all classes at full resolution.
-const BAND_BYTES: u64 = 64 << 20;
 
 /// Longest side of a picture; see [`ops::resize`].
 const MAX_SIDE: usize = 32_767;
@@ -89,10 +87,11 @@ pub struct View {
     pub mirror: bool,
 }
 
-/// What the network says of a picture, before softmax.
+/// What the network says of the classes of a picture's pixels: logits, before softmax, at a quarter of its
+/// sides, rounded up; or, by a head that finds masks, [scores](ops::mask_scores) at its own size.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Logits {
-    /// Rows: a quarter of the picture's, rounded up.
+    /// Rows.
     pub height: usize,
     /// Columns.
     pub width: usize,
@@ -122,7 +121,13 @@ struct Cached {
     plan: Plan,
     /// `[B, H, W]` of `u32`
     input: Tensor,
-    output: Tensor,
+    output: Output,
+}
+
+#[derive(Clone, Debug)]
+enum Output {
+    Labels(Tensor),
+    Answer(Answer),
 }
 
 /// What a [`Cached`] plan takes and makes.
@@ -131,7 +136,7 @@ struct Key {
     batch: usize,
     /// Height and width that the network sees.
     size: [usize; 2],
-    /// Height and width of the labels; none: the plan ends with logits.
+    /// Height and width of the labels; none: the plan ends with the network's answer.
     labels: Option<[usize; 2]>,
 }
 
@@ -163,9 +168,23 @@ impl Segmenter {
     /// [`Error::Limit`] when the picture is too large for the device, [`Error::Device`] when that
     /// fails.
     pub fn logits(&mut self, frame: &Frame) -> Result<Logits> {
-        let output = self.pass(frame.height, frame.width, &frame.rgba)?;
-        let [_, height, width, classes] = *output.dims() else { unreachable!("an image") };
-        Ok(Logits { height, width, classes, values: output.read(&self.gpu)? })
+        let answer = self.pass(frame.height, frame.width, &frame.rgba)?;
+        let classes = answer.classes();
+        if let Answer::Pixels(logits) = &answer {
+            let [_, height, width, _] = *logits.dims() else { unreachable!("an image") };
+            return Ok(Logits { height, width, classes, values: logits.read(&self.gpu)? });
+        }
+        let Frame { height, width, .. } = *frame;
+        let size = [height, width];
+        let mut values = Vec::with_capacity(height * width * classes);
+        for rows in answer.bands(size, size) {
+            let mut recorder = Recorder::new(self.gpu.profile());
+            let scores = answer.map_rows(&mut recorder, rows, width);
+            let scores = recorder.keep(&scores, "scores");
+            self.run(&recorder, size)?;
+            values.extend(scores.read(&self.gpu)?);
+        }
+        Ok(Logits { height, width, classes, values })
     }
 
     /// The class of each pixel of a picture of `height` × `width`: `[height, width]`, 255 where the
@@ -173,7 +192,9 @@ impl Segmenter {
     ///
     /// Each view's logits are resized to the view's size and from there to the picture's, both
     /// bilinearly; softmax; mirrored back; the mean over the views; the class of the largest, the
-    /// first of equal ones. With a single view, softmax changes nothing and is left out.
+    /// first of equal ones. With a single view, softmax changes nothing and is left out. What a head that
+    /// finds masks says is summed up to [scores](ops::mask_scores) at the view's size, which take the place
+    /// of logits; there is no softmax.
     ///
     /// With `slide` the logits of a view are means over its windows' instead. Then pictures of any
     /// size fit; memory grows with a few rows of windows only.
@@ -200,8 +221,13 @@ impl Segmenter {
             return Ok(labels);
         }
         let goal = [height, width];
-        let classes = self.model.config().num_classes;
-        let bands = bands(height, width, classes);
+        let config = self.model.config();
+        let (classes, finds_masks) = (config.num_classes, config.head.finds_masks());
+        // Bands that suit the largest view.
+        let rows = |view: &View| [view.frame.height, view.frame.width];
+        let largest = views.iter().map(rows).max_by_key(|size| size[0] * size[1]);
+        let queries = finds_masks.then_some(config.num_queries);
+        let bands = bands(largest.expect("there is a view"), goal, classes, queries);
         let mut sums: Option<Vec<Tensor>> = None;
         let mut labels = Vec::with_capacity(height * width);
         for view in views {
@@ -219,11 +245,9 @@ impl Segmenter {
             let size = [frame.height, frame.width];
             let first = sums.is_none();
             for (i, rows) in bands.iter().enumerate() {
-                let part = source.rows(self, rows.clone(), goal)?;
-                let via = matches!(source, Source::Whole(_)).then_some(size);
-                let resizing = Resizing { via, to: goal };
                 let mut recorder = Recorder::new(self.gpu.profile());
                 let r = &mut recorder;
+                let (part, resizing) = source.rows(self, r, rows.clone(), size, goal)?;
                 if views.len() == 1 && !view.mirror {
                     let words = predict::argmax_rows(r, part, resizing, rows.clone());
                     let words = recorder.keep(&words, "labels");
@@ -237,7 +261,11 @@ impl Segmenter {
                     bands.iter().map(sum).collect()
                 });
                 let (mirror, sum) = (view.mirror, &sums[i]);
-                predict::softmax_accumulate(r, part, resizing, rows.start, mirror, sum, first);
+                if finds_masks {
+                    predict::scores_accumulate(r, part, resizing, rows.start, mirror, sum, first);
+                } else {
+                    predict::softmax_accumulate(r, part, resizing, rows.start, mirror, sum, first);
+                }
                 self.run(&recorder, size)?;
             }
         }
@@ -274,6 +302,10 @@ impl Segmenter {
         let size = [first.height, first.width];
         assert!(frames.iter().all(|f| [f.height, f.width] == size), "batch: pictures of one size");
         check_sides(height, width)?;
+        if frames.len() > 1 && self.model.config().head.finds_masks() {
+            // Their labels are made row by row, which words of several pictures do not allow.
+            return self.halves(frames, height, width);
+        }
         let key = Key { batch: frames.len(), size, labels: Some([height, width]) };
         let gpu = self.gpu.clone();
         let cached = match self.plan(key) {
@@ -281,10 +313,7 @@ impl Segmenter {
             Err(Error::Limit { .. } | Error::Device { doing: "allocating memory", .. })
                 if frames.len() > 1 =>
             {
-                let (left, right) = frames.split_at(frames.len() / 2);
-                let mut all = self.batch(left, height, width)?;
-                all.extend(self.batch(right, height, width)?);
-                return Ok(all);
+                return self.halves(frames, height, width);
             }
             Err(error) => return Err(error),
         };
@@ -296,18 +325,28 @@ impl Segmenter {
             }
         }
         cached.plan.run()?;
-        let words: Vec<u32> = cached.output.read_as(&gpu)?;
+        let Output::Labels(words) = &cached.output else { unreachable!("asked for labels") };
+        let words: Vec<u32> = words.read_as(&gpu)?;
         let bytes: &[u8] = bytemuck::cast_slice(&words);
         Ok(bytes.chunks(height * width).take(frames.len()).map(<[u8]>::to_vec).collect())
     }
 
-    /// Logits `[1, h, w, K]` of a picture, in a tensor that the next pass of this size overwrites.
-    fn pass(&mut self, height: usize, width: usize, rgba: &[u8]) -> Result<Tensor> {
+    /// [`batch`](Self::batch), half of the pictures at a time.
+    fn halves(&mut self, frames: &[&Frame], height: usize, width: usize) -> Result<Vec<Vec<u8>>> {
+        let (left, right) = frames.split_at(frames.len() / 2);
+        let mut all = self.batch(left, height, width)?;
+        all.extend(self.batch(right, height, width)?);
+        Ok(all)
+    }
+
+    /// What the network says of a picture, in tensors that the next pass of this size overwrites.
+    fn pass(&mut self, height: usize, width: usize, rgba: &[u8]) -> Result<Answer> {
         let gpu = self.gpu.clone();
         let cached = self.plan(Key { batch: 1, size: [height, width], labels: None })?;
         cached.input.write(&gpu, rgba)?;
         cached.plan.run()?;
-        Ok(cached.output.clone())
+        let Output::Answer(answer) = &cached.output else { unreachable!("asked for an answer") };
+        Ok(answer.clone())
     }
 
     /// The plan for `key`, made now if need be.
@@ -343,16 +382,16 @@ impl Segmenter {
         let mut tape = Tape::inference(self.gpu.profile());
         let normalise = normalisation(&self.model);
         let image = ops::normalize(tape.recorder(), &input, normalise);
-        let logits = self.model.forward(&mut tape, &image);
+        let answer = Answer::new(&mut tape, &self.model, &image);
         let mut recorder = tape.finish();
         let output = match labels {
-            None => recorder.keep(&logits, "logits"),
-            Some([goal_height, goal_width]) => {
-                let resizing = Resizing::via(key.size, goal_height, goal_width);
-                let words = predict::argmax(&mut recorder, &logits, resizing);
-                recorder.keep(&words, "labels")
+            None => Output::Answer(answer.keep(&mut recorder)),
+            Some(goal) => {
+                let words = answer.labels(&mut recorder, key.size, goal);
+                Output::Labels(recorder.keep(&words, "labels"))
             }
         };
+        recorder.drop_unread(0..recorder.len());
         let plan = Plan::new(&self.gpu, &recorder).map_err(|e| too_large(e, key.size))?;
         Ok(Cached { key, plan, input, output })
     }
@@ -426,25 +465,16 @@ pub(super) fn too_large(error: Error, [height, width]: [usize; 2]) -> Error {
     }
 }
 
-/// Bands of rows of a map of all classes: each is as large as is good to bind.
-fn bands(height: usize, width: usize, classes: usize) -> Vec<Range<usize>> {
-    let row = 4 * (width * classes) as u64;
-    // A multiple of four rows, so that the labels of a band are whole words.
-    let rows = ((BAND_BYTES / row) as usize / 4 * 4).max(4);
-    (0..height).step_by(rows).map(|first| first..(first + rows).min(height)).collect()
-}
-
-/// What a view's logits are taken from.
+/// What a view's labels are taken from.
 enum Source<'a> {
-    /// `[1, h, w, K]`
-    Whole(Tensor),
+    Whole(Answer),
     Windows {
         frame: &'a Frame,
         windows: Vec<Window>,
-        /// Logits of windows by their number.
-        done: HashMap<usize, Tensor>,
-        /// Tensors of windows that are no longer needed.
-        free: Vec<Tensor>,
+        /// Answers to windows by their number.
+        done: HashMap<usize, Answer>,
+        /// Those to windows that are no longer needed.
+        free: Vec<Answer>,
     },
 }
 
@@ -462,20 +492,22 @@ impl<'a> Source<'a> {
         Ok(Self::Windows { frame, windows, done: HashMap::new(), free: Vec::new() })
     }
 
-    /// What rows `rows` of `goal` are made of. Bands of rows come in order.
+    /// What rows `rows` of `goal` are made of, for a picture of `size`, and how that is resized. Bands of rows
+    /// come in order.
     fn rows(
         &mut self,
         segmenter: &mut Segmenter,
+        recorder: &mut Recorder,
         rows: Range<usize>,
+        size: [usize; 2],
         goal: [usize; 2],
-    ) -> Result<Part> {
+    ) -> Result<(Part, Resizing)> {
         let (frame, windows, done, free) = match self {
-            Self::Whole(logits) => return Ok(Part::from(&*logits)),
+            Self::Whole(answer) => return Ok(answer.rows(recorder, rows, size, goal)),
             Self::Windows { frame, windows, done, free } => (*frame, windows, done, free),
         };
         let gpu = segmenter.gpu.clone();
         let classes = segmenter.model.config().num_classes;
-        let size = [frame.height, frame.width];
         let band = if goal == size { rows } else { Part::rows_for(rows, frame.height, goal[0]) };
         let meets = |w: &Window| w.at[0] < band.end && band.start < w.at[0] + w.size[0];
 
@@ -487,54 +519,37 @@ impl<'a> Source<'a> {
                 continue;
             }
             let [height, width] = window.size;
-            let logits = segmenter.pass(height, width, &frame.cut(*window))?;
-            let kept =
-                free.pop().unwrap_or_else(|| Tensor::pinned("window", logits.shape().clone()));
-            copy(&gpu, &logits, &kept)?;
+            let answer = segmenter.pass(height, width, &frame.cut(*window))?;
+            let kept = free.pop().unwrap_or_else(|| answer.twin());
+            answer.copy_to(&gpu, &kept)?;
             done.insert(i, kept);
         }
 
-        let mut recorder = Recorder::new(gpu.profile());
-        let sum = ops::fill(&mut recorder, [1, band.len(), frame.width, classes], 0.0);
-        let hits = ops::fill(&mut recorder, [band.len(), frame.width], 0.0);
-        let sum_kept = recorder.keep(&sum, "logits");
+        let sum = ops::fill(recorder, [1, band.len(), frame.width, classes], 0.0);
+        let hits = ops::fill(recorder, [band.len(), frame.width], 0.0);
         for (i, window) in windows.iter().enumerate().filter(|(_, w)| meets(w)) {
             let Window { at, size } = *window;
-            let r = &mut recorder;
-            predict::window_accumulate_rows(r, &done[&i], size, at, band.start, &sum, &hits);
+            let (map, at, size) = match &done[&i] {
+                Answer::Pixels(logits) => (logits.clone(), at, size),
+                answer => {
+                    // Of the window only what is in the band.
+                    let start = band.start.max(at[0]);
+                    let rows = start - at[0]..band.end.min(at[0] + size[0]) - at[0];
+                    let size = [rows.len(), size[1]];
+                    (answer.map_rows(recorder, rows, size[1]), [start, at[1]], size)
+                }
+            };
+            predict::window_accumulate_rows(recorder, &map, size, at, band.start, &sum, &hits);
         }
-        predict::divide_by_count(&mut recorder, &sum, &hits);
-        segmenter.run(&recorder, size)?;
-        Ok(Part { tensor: sum_kept, first: band.start, height: frame.height })
+        predict::divide_by_count(recorder, &sum, &hits);
+        let part = Part { tensor: sum, first: band.start, height: frame.height };
+        Ok((part, Resizing::to(goal[0], goal[1])))
     }
-}
-
-/// Copies the elements of one pinned tensor to another.
-fn copy(gpu: &Gpu, from: &Tensor, to: &Tensor) -> Result<()> {
-    let ((from, from_offset), (to, to_offset)) = (from.buffer(gpu)?, to.buffer(gpu)?);
-    let mut encoder = gpu.device().create_command_encoder(&Default::default());
-    encoder.copy_buffer_to_buffer(&from, from_offset, &to, to_offset, None);
-    gpu.queue().submit([encoder.finish()]);
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bands_cover_every_row_in_whole_words() {
-        for (height, width, classes) in [(1, 1, 2), (3000, 4000, 3), (1000, 32_767, 255), (9, 7, 5)]
-        {
-            let bands = bands(height, width, classes);
-            assert_eq!(bands.first().unwrap().start, 0);
-            assert_eq!(bands.last().unwrap().end, height);
-            for pair in bands.windows(2) {
-                assert_eq!(pair[0].end, pair[1].start);
-                assert_eq!(pair[0].len() % 4, 0);
-            }
-        }
-    }
 
     #[test]
     fn a_frame_is_mirrored_and_cut() {

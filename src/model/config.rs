@@ -10,7 +10,8 @@ use crate::{Error, Result};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelConfig {
-    /// The decoder: `"fpn"` (Semantic FPN).
+    /// The decoder: `"fpn"` (Semantic FPN), `"maskformer"`, `"mask2former"`, `"fapn"` or `"msfapn"`
+    /// (Mask2Former with FaPN's pixel decoder, or with both).
     pub head: Head,
     /// Channels of the first stage; each later stage has twice the one before.
     pub embed_dim: usize,
@@ -40,12 +41,28 @@ pub struct ModelConfig {
     pub pretrain_img_size: usize,
     /// Channels of the head.
     pub channels: usize,
-    /// How the head's convolutions start.
+    /// How the convolutions of Semantic FPN start.
     pub head_init: HeadInit,
-    /// Dropout of whole channels before the classifier.
+    /// Semantic FPN: dropout of whole channels before the classifier. MaskFormer: dropout in its transformer
+    /// decoder. The others have none.
     pub dropout: f32,
     /// Dropout inside semantic attention; the official code has 0.1 hard-coded.
     pub sem_dropout: f32,
+    /// How the last layer of semantic attention starts.
+    pub sem_res_init: SemResInit,
+    /// Heads that find masks: how many in a picture.
+    pub num_queries: usize,
+    /// Heads that find masks: attention heads.
+    pub nheads: usize,
+    /// Heads that find masks: width of an MLP of the transformer decoder.
+    pub dim_feedforward: usize,
+    /// Heads that find masks: layers of the transformer decoder. `0`: as published, 6 for MaskFormer and 9 for
+    /// the others (which detectron2 calls 10, with the prediction before the first layer).
+    pub dec_layers: usize,
+    /// Mask2Former and MSFaPN: layers of the pixel decoder's transformer.
+    pub enc_layers: usize,
+    /// Mask2Former and MSFaPN: width of an MLP of the pixel decoder's transformer.
+    pub enc_dim_feedforward: usize,
     /// Mean of a channel (red, green, blue), in 0..255, that is subtracted from pictures.
     pub mean: [f32; 3],
     /// Standard deviation of a channel, in 0..255, that pictures are divided by.
@@ -59,6 +76,33 @@ pub struct ModelConfig {
 pub enum Head {
     /// Semantic FPN (Kirillov et al. 2019, <https://arxiv.org/abs/1901.02446>).
     Fpn,
+    /// MaskFormer (Cheng et al. 2021, <https://arxiv.org/abs/2107.06278>).
+    Maskformer,
+    /// Mask2Former (Cheng et al. 2022, <https://arxiv.org/abs/2112.01527>).
+    Mask2former,
+    /// Mask2Former with the pixel decoder of FaPN (Huang et al. 2021, <https://arxiv.org/abs/2108.07058>).
+    Fapn,
+    /// Mask2Former whose pixel decoder ends with FaPN's alignment.
+    Msfapn,
+}
+
+impl Head {
+    /// Whether it finds masks and classifies them, rather than classify pixels.
+    pub fn finds_masks(self) -> bool {
+        self != Self::Fpn
+    }
+}
+
+/// How the last layer of semantic attention, `mlp_res`, starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum SemResInit {
+    /// `"normal"`: with deviation 0.02, as in the official SeMask-FPN.
+    Normal,
+    /// `"zero"`: as in the official code of the heads that find masks. The gate before it starts at 0 too, so
+    /// that neither ever gets a gradient: semantic attention only serves its loss, and does not change tokens.
+    Zero,
 }
 
 /// How a head's convolutions start.
@@ -95,6 +139,13 @@ impl Default for ModelConfig {
             head_init: HeadInit::Official,
             dropout: 0.1,
             sem_dropout: 0.1,
+            sem_res_init: SemResInit::Normal,
+            num_queries: 100,
+            nheads: 8,
+            dim_feedforward: 2048,
+            dec_layers: 0,
+            enc_layers: 6,
+            enc_dim_feedforward: 1024,
             mean: [123.675, 116.28, 103.53],
             std: [58.395, 57.12, 57.375],
         }
@@ -173,11 +224,27 @@ impl ModelConfig {
 
     /// Per stage: whether semantic attention works inside windows (`true`) or over the whole map.
     ///
-    /// The official rule, by which a checkpoint gives its published results: with `embed_dim` 96 or
-    /// 192 and more than 19 classes the two coarse stages look at the whole map.
+    /// The official rule, by which a checkpoint gives its published results. Which stages look at the whole
+    /// map depends on the head's code base: with Semantic FPN the two coarse ones, if `embed_dim` is 96 or 192
+    /// and there are more than 19 classes; with MaskFormer the last one; with Mask2Former the last one, if
+    /// there are 150 classes; with FaPN and MSFaPN the two coarse ones.
     pub fn semantic_windows(&self) -> Vec<bool> {
-        let coarse = !(matches!(self.embed_dim, 96 | 192) && self.num_classes > 19);
-        self.windowed.clone().unwrap_or_else(|| vec![true, true, coarse, coarse])
+        let [third, last] = match self.head {
+            Head::Fpn => [!(matches!(self.embed_dim, 96 | 192) && self.num_classes > 19); 2],
+            Head::Maskformer => [true, false],
+            Head::Mask2former => [true, self.num_classes != 150],
+            Head::Fapn | Head::Msfapn => [false; 2],
+        };
+        self.windowed.clone().unwrap_or_else(|| vec![true, true, third, last])
+    }
+
+    /// Layers of the transformer decoder.
+    pub fn decoder_layers(&self) -> usize {
+        match (self.dec_layers, self.head) {
+            (0, Head::Maskformer) => 6,
+            (0, _) => 9,
+            (layers, _) => layers,
+        }
     }
 
     /// Refuses what cannot be built.
@@ -230,6 +297,34 @@ impl ModelConfig {
         {
             if !(2..=32).contains(&size) {
                 return wrong(key, format!("{size} is not in 2..=32"));
+            }
+        }
+        if self.head.finds_masks() {
+            // Groups of 32 channels are normalised, and four make a vector.
+            if !self.channels.is_multiple_of(32) || self.channels > 1024 {
+                let reason = format!("{} is no multiple of 32 up to 1024", self.channels);
+                return wrong("channels", reason);
+            }
+            let head = self.channels / self.nheads.max(1);
+            if self.nheads * head != self.channels || !head.is_multiple_of(4) || head > 64 {
+                return wrong(
+                    "nheads",
+                    format!(
+                        "{} channels do not make {} heads of a multiple of 4 channels up to 64",
+                        self.channels, self.nheads
+                    ),
+                );
+            }
+            for (key, value, most) in [
+                ("num_queries", self.num_queries, 1024),
+                ("dim_feedforward", self.dim_feedforward, 1 << 16),
+                ("enc_dim_feedforward", self.enc_dim_feedforward, 1 << 16),
+                ("enc_layers", self.enc_layers, 64),
+                ("dec_layers", self.decoder_layers(), 64),
+            ] {
+                if value == 0 || value > most {
+                    return wrong(key, format!("{value} is not in 1..={most}"));
+                }
             }
         }
         let counts = [

@@ -80,16 +80,27 @@ impl FpnHead {
 
 /// The semantic decoder: the stages' class logits, doubled to stride 4 and summed. It has no
 /// parameters and is only used for its loss.
-pub fn semantic_branch(tape: &mut Tape, features: &Features) -> Option<Tensor> {
+///
+/// `align_corners`: how maps are resized; with Semantic FPN the centres of corners move
+/// ([`ops::resize`]), with heads that find masks they do not ([`ops::resize_corners`]).
+pub fn semantic_branch(
+    tape: &mut Tape,
+    features: &Features,
+    align_corners: bool,
+) -> Option<Tensor> {
     let mut total: Option<Tensor> = None;
     for (level, prior) in features.priors.iter().enumerate() {
         let Some(prior) = prior else { continue };
         let mut p = prior.clone();
         for _ in 0..level {
-            p = double(tape, &p);
+            p = match align_corners {
+                true => ops::resize_corners(tape, &p, 2 * p.dims()[1], 2 * p.dims()[2]),
+                false => double(tape, &p),
+            };
         }
         total = Some(match &total {
             None => p,
+            Some(total) if align_corners => ops::resize_corners_add(tape, &p, total),
             Some(total) => ops::resize_add(tape, &p, total),
         });
     }

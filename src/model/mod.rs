@@ -6,23 +6,27 @@ mod config;
 mod count;
 mod deform_decoder;
 mod fpn;
+mod mask_head;
 mod pixel_decoder;
 mod prediction;
+mod query_decoder;
 mod semantic;
 mod swin;
 
-pub use config::{Head, HeadInit, ModelConfig, PRESETS};
+pub use config::{Head, HeadInit, ModelConfig, PRESETS, SemResInit};
 pub use count::{Layer, MultiplyAdds, Part};
 pub use deform_decoder::{
     DeformEncoderConfig, DeformEncoderLayer, DeformPixelDecoder, MsDeformAttention,
 };
 pub use fpn::{FpnHead, semantic_branch};
+pub use mask_head::MaskHead;
 pub use pixel_decoder::{FeatureAlign, FpnPixelDecoder, PixelFeatures};
 pub use prediction::{Prediction, Predictions};
+pub use query_decoder::{MaskedQueryDecoder, PlainQueryDecoder, QueryDecoderConfig};
 pub use semantic::{SemanticAttention, SemanticLayer};
 pub use swin::{Features, PatchEmbed, PatchMerging, Swin, SwinBlock, WindowAttention};
 
-use crate::nn::{ParameterScope, Parameters};
+use crate::nn::{Init, ParameterScope, Parameters};
 use crate::ops::{self, CrossEntropy};
 use crate::{Tape, Tensor};
 
@@ -32,8 +36,20 @@ pub struct Model {
     config: ModelConfig,
     parameters: Parameters,
     backbone: Swin,
-    decode_head: FpnHead,
+    decoder: Decoder,
 }
+
+#[derive(Debug)]
+enum Decoder {
+    Fpn(FpnHead),
+    Mask(MaskHead),
+}
+
+/// What the sides of pictures are padded to a multiple of for heads that find masks.
+const DIVISOR: usize = 32;
+
+/// Weight of "no object" in the class loss of heads that find masks; published checkpoints carry it.
+const NO_OBJECT: f32 = 0.1;
 
 /// The two losses of a training step, and their sum.
 #[derive(Debug)]
@@ -75,8 +91,16 @@ impl Model {
         let mut parameters = Parameters::new();
         let mut root: ParameterScope<'_> = parameters.root();
         let backbone = Swin::new(root.at("backbone"), config);
-        let decode_head = FpnHead::new(root.at("decode_head"), config);
-        Ok(Self { config: config.clone(), parameters, backbone, decode_head })
+        let decoder = if config.head.finds_masks() {
+            let classes = config.num_classes + 1;
+            let init = Init::OnesBut { last: NO_OBJECT };
+            root.at("criterion").create_state("empty_weight", [classes], init);
+            Decoder::Mask(MaskHead::new(root.at("sem_seg_head"), config))
+        } else {
+            Decoder::Fpn(FpnHead::new(root.at("decode_head"), config))
+        };
+        parameters.change_init(|name, fan_in| encoder_init(config, name, fan_in));
+        Ok(Self { config: config.clone(), parameters, backbone, decoder })
     }
 
     /// What the model is made of.
@@ -96,18 +120,52 @@ impl Model {
 
     /// `image`: normalised, `[B, H, W, 3]`, any size → class logits `[B, ⌈H / 4⌉, ⌈W / 4⌉, K]`,
     /// before softmax.
+    ///
+    /// # Panics
+    ///
+    /// If the head finds masks.
+    #[track_caller]
     pub fn forward(&self, tape: &mut Tape, image: &Tensor) -> Tensor {
-        let features = tape.scope("backbone", |tape| self.backbone.forward(tape, image));
-        tape.scope("decode_head", |tape| self.decode_head.forward(tape, &features.maps))
+        self.maps_and_logits(tape, image).1
     }
 
     /// Logits, and the summed priors where there are semantic layers, both at stride 4.
+    ///
+    /// # Panics
+    ///
+    /// If the head finds masks.
+    #[track_caller]
     pub fn forward_with_prior(&self, tape: &mut Tape, image: &Tensor) -> (Tensor, Option<Tensor>) {
+        let (features, logits) = self.maps_and_logits(tape, image);
+        (logits, semantic_branch(tape, &features, false))
+    }
+
+    #[track_caller]
+    fn maps_and_logits(&self, tape: &mut Tape, image: &Tensor) -> (Features, Tensor) {
+        let Decoder::Fpn(head) = &self.decoder else {
+            panic!("{:?} finds masks", self.config.head)
+        };
         let features = tape.scope("backbone", |tape| self.backbone.forward(tape, image));
-        let logits =
-            tape.scope("decode_head", |tape| self.decode_head.forward(tape, &features.maps));
-        let prior = semantic_branch(tape, &features);
-        (logits, prior)
+        let logits = tape.scope("decode_head", |tape| head.forward(tape, &features.maps));
+        (features, logits)
+    }
+
+    /// What a head that finds masks makes of `image`: normalised, `[B, H, W, 3]`, any size. It is padded with
+    /// zeros, right and below, to multiples of 32.
+    ///
+    /// # Panics
+    ///
+    /// If the head finds none.
+    #[track_caller]
+    pub fn forward_masks(&self, tape: &mut Tape, image: &Tensor) -> Predictions {
+        let Decoder::Mask(head) = &self.decoder else {
+            panic!("{:?} finds no masks", self.config.head)
+        };
+        let image = pad(tape, image);
+        let features = tape.scope("backbone", |tape| self.backbone.forward(tape, &image));
+        let layers = tape.scope("sem_seg_head", |tape| head.forward(tape, &features.maps));
+        let prior = semantic_branch(tape, &features, true);
+        Predictions { layers, prior }
     }
 
     /// The losses of a batch.
@@ -136,4 +194,36 @@ impl Model {
         };
         Losses { total, ce: output.loss, cate, accuracy: output.accuracy }
     }
+}
+
+/// How the encoder starts where that depends on the head.
+fn encoder_init(config: &ModelConfig, name: &str, fan_in: Option<usize>) -> Option<Init> {
+    let name = name.strip_prefix("backbone.")?;
+    if name.contains(".mlp_res.") && config.sem_res_init == SemResInit::Zero {
+        return Some(Init::Constant(0.0));
+    }
+    // The official initialiser of the encoder is not called by the code of these heads: all is as
+    // PyTorch's layers, and semantic attention's own, start out.
+    let fan_in = fan_in.filter(|_| config.head.finds_masks())?;
+    let semantic = name.contains(".class_injection.");
+    match name.ends_with(".bias") {
+        _ if name.contains(".mlp_res.") => None,
+        true if semantic => Some(Init::Constant(0.0)),
+        false if semantic => Some(Init::kaiming_normal(fan_in)),
+        _ => Some(Init::pytorch(fan_in)),
+    }
+}
+
+/// `image`, `[B, H, W, 3]`, with zeros right and below to multiples of [`DIVISOR`].
+fn pad(tape: &mut Tape, image: &Tensor) -> Tensor {
+    let mut image = image.clone();
+    for axis in [1, 2] {
+        let mut dims = image.dims().to_vec();
+        dims[axis] = dims[axis].next_multiple_of(DIVISOR) - dims[axis];
+        if dims[axis] > 0 {
+            let zeros = ops::fill(tape.recorder(), &dims[..], 0.0);
+            image = ops::concat(tape, [&image, &zeros], axis);
+        }
+    }
+    image
 }

@@ -60,6 +60,11 @@ pub enum Init {
         /// Standard deviation.
         std: f32,
     },
+    /// 1 everywhere but in the last place.
+    OnesBut {
+        /// What is there.
+        last: f32,
+    },
     /// Offsets of deformable attention, `[heads, levels, points, 2]`: each head looks in a direction of its
     /// own, point i at distance i + 1, measured along the longer axis.
     Ring {
@@ -109,6 +114,11 @@ impl Init {
                 (0..heads).flat_map(of_head).collect()
             }
             Self::Constant(value) => vec![value; len],
+            Self::OnesBut { last } => {
+                let mut values = vec![1.0; len];
+                values[len - 1] = last;
+                values
+            }
             Self::Uniform { bound } => (0..len).map(|_| rng.between(-bound, bound)).collect(),
             Self::Normal { std } => (0..len).map(|_| std * rng.normal()).collect(),
         }
@@ -139,6 +149,22 @@ impl Parameters {
     /// The parameter called `name`.
     pub fn get(&self, name: &str) -> Option<&Parameter> {
         self.by_name.get(name)
+    }
+
+    /// Changes how parameters start out: `rule` is told a parameter's name and the fan-in of its layer, if
+    /// that has any.
+    pub(crate) fn change_init(&mut self, rule: impl Fn(&str, Option<usize>) -> Option<Init>) {
+        let fan_in = |name: &str| {
+            let layer = name.rsplit_once('.').map_or("", |(layer, _)| layer);
+            let weight = self.by_name.get(&format!("{layer}.weight"))?.tensor.dims();
+            (weight.len() > 1).then(|| weight[1..].iter().product())
+        };
+        let names = self.by_name.keys();
+        let changed: Vec<(String, Init)> =
+            names.filter_map(|name| Some((name.clone(), rule(name, fan_in(name))?))).collect();
+        for (name, init) in changed {
+            self.by_name.get_mut(&name).expect("is one of them").init = init;
+        }
     }
 
     /// Further names that parameters have in checkpoints, each with its parameter's name: a layer that

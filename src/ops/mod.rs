@@ -14,6 +14,7 @@ mod elementwise;
 mod group_norm;
 mod image;
 mod layer_norm;
+mod mask_scores;
 mod matmul;
 mod nearest;
 mod patch;
@@ -41,6 +42,7 @@ pub use elementwise::{accumulate, add, add_bias, fill, gelu, relu, scale, sum_of
 pub use group_norm::{GroupNorm, group_norm};
 pub use image::{Normalize, normalize, normalize_texture, paint, paint_texture};
 pub use layer_norm::layer_norm;
+pub use mask_scores::mask_scores;
 pub use matmul::{linear, linear_gelu, linear_residual, matmul};
 pub use nearest::nearest_add;
 pub use patch::{patch_merge, patchify, unfold};
@@ -73,6 +75,7 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
         group_norm::KERNELS,
         image::KERNELS,
         layer_norm::KERNELS,
+        mask_scores::KERNELS,
         matmul::KERNELS,
         optim::KERNELS,
         nearest::KERNELS,

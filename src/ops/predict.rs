@@ -2,6 +2,7 @@
 //!
 //! - one scale: [`argmax`] of the logits
 //! - several scales, mirrored or not: [`softmax_accumulate`] each, then [`argmax`] of the sum
+//! - the same of [scores](super::mask_scores): [`scores_accumulate`] each
 //! - sliding windows: [`window_accumulate`] each, [`divide_by_count`], then [`argmax`]
 //! - scores: [`confusion`]
 
@@ -15,12 +16,13 @@ const SOURCES: &[Source] = &[source!("predict"), source!("lib/bilinear")];
 
 static NORMALISE: Kernel = kernel("normalise", &["logits", "lse_out"]);
 static ACCUMULATE: Kernel = kernel("accumulate", &["logits", "lse", "sum"]);
+static ACCUMULATE_SCORES: Kernel = kernel("accumulate_scores", &["logits", "sum"]);
 static ARGMAX: Kernel = kernel("argmax", &["logits", "words"]);
 static CONFUSION: Kernel = kernel("confusion", &["predicted", "labels", "counts"]);
 static ADD_WINDOW: Kernel = kernel("add_window", &["logits", "sum", "hits_out"]);
 static DIVIDE: Kernel = kernel("divide", &["hits", "sum"]);
 pub(super) const KERNELS: &[&Kernel] =
-    &[&NORMALISE, &ACCUMULATE, &ARGMAX, &CONFUSION, &ADD_WINDOW, &DIVIDE];
+    &[&NORMALISE, &ACCUMULATE, &ACCUMULATE_SCORES, &ARGMAX, &CONFUSION, &ADD_WINDOW, &DIVIDE];
 
 const fn kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
     Kernel::new("predict", entry, SOURCES, Params::FIELDS, bindings)
@@ -48,6 +50,7 @@ params! {
         left: u32,
         map_height: u32,
         map_width: u32,
+        first_word: u32,
     }
 }
 
@@ -191,17 +194,50 @@ pub fn softmax_accumulate(
     sum: &Tensor,
     first: bool,
 ) {
-    let (logits, params, taps) = resized("softmax_accumulate", recorder, &logits.into(), resizing);
-    let [batch, _, _, classes] = resize::image("softmax_accumulate", &logits);
-    let [sum_batch, band, width, sum_classes] = resize::image("softmax_accumulate", sum);
+    accumulate(recorder, &logits.into(), resizing, first_row, mirror, sum, first, true);
+}
+
+/// [`softmax_accumulate`] without softmax: adds what are scores already.
+///
+/// # Panics
+///
+/// If the shapes do not fit together.
+#[track_caller]
+pub fn scores_accumulate(
+    recorder: &mut Recorder,
+    scores: impl Into<Part>,
+    resizing: Resizing,
+    first_row: usize,
+    mirror: bool,
+    sum: &Tensor,
+    first: bool,
+) {
+    accumulate(recorder, &scores.into(), resizing, first_row, mirror, sum, first, false);
+}
+
+#[track_caller]
+#[allow(clippy::too_many_arguments, reason = "those of the two functions above")]
+fn accumulate(
+    recorder: &mut Recorder,
+    part: &Part,
+    resizing: Resizing,
+    first_row: usize,
+    mirror: bool,
+    sum: &Tensor,
+    first: bool,
+    softmax: bool,
+) {
+    let (logits, params, taps) = resized("accumulate", recorder, part, resizing);
+    let [batch, _, _, classes] = resize::image("accumulate", &logits);
+    let [sum_batch, band, width, sum_classes] = resize::image("accumulate", sum);
     assert_eq!(
         [sum_batch, width, sum_classes],
         [batch, resizing.to[1], classes],
-        "softmax_accumulate: sum {:?} for logits {:?}, {resizing:?}",
+        "accumulate: sum {:?} for logits {:?}, {resizing:?}",
         sum.shape(),
         logits.shape()
     );
-    assert!(first_row + band <= resizing.to[0], "softmax_accumulate: rows of {resizing:?}");
+    assert!(first_row + band <= resizing.to[0], "accumulate: rows of {resizing:?}");
     let rows = batch * band;
     let params = Params {
         rows: rows as u32,
@@ -212,11 +248,15 @@ pub fn softmax_accumulate(
         add: u32::from(!first),
         ..params
     };
-    let lse = recorder.empty([batch, band, width]);
-    let grid = Grid::elements(rows * width);
-    sized(recorder.run(&NORMALISE, params, &[&logits, &lse], grid), taps, sum.shape().len());
     let grid = resize::walks(rows, width, classes, 32);
-    let dispatch = recorder.run(&ACCUMULATE, params, &[&logits, &lse, sum], grid);
+    let dispatch = if softmax {
+        let lse = recorder.empty([batch, band, width]);
+        let pixels = Grid::elements(rows * width);
+        sized(recorder.run(&NORMALISE, params, &[&logits, &lse], pixels), taps, sum.shape().len());
+        recorder.run(&ACCUMULATE, params, &[&logits, &lse, sum], grid)
+    } else {
+        recorder.run(&ACCUMULATE_SCORES, params, &[&logits, sum], grid)
+    };
     sized(dispatch, taps, sum.shape().len());
 }
 
@@ -246,7 +286,45 @@ pub fn argmax_rows(
     resizing: Resizing,
     rows: Range<usize>,
 ) -> Tensor {
-    let (x, params, taps) = resized("argmax", recorder, &x.into(), resizing);
+    let x = x.into();
+    let pixels = x.tensor.dims()[0] * rows.len() * resizing.to[1];
+    let words = recorder.empty([pixels.div_ceil(4)]);
+    argmax_to(recorder, &x, resizing, rows, &words, 0);
+    words
+}
+
+/// [`argmax_rows`] of one image, to where those rows are in `words`, the labels of the whole map.
+///
+/// # Panics
+///
+/// As [`argmax_rows`], and if the rows do not begin with a word or `words` are not those of such a map.
+#[track_caller]
+pub fn argmax_rows_into(
+    recorder: &mut Recorder,
+    x: impl Into<Part>,
+    resizing: Resizing,
+    rows: Range<usize>,
+    words: &Tensor,
+) {
+    let x = x.into();
+    let [height, width] = resizing.to;
+    let before = rows.start * width;
+    assert!(before.is_multiple_of(4), "argmax: {before} pixels before rows {rows:?}");
+    assert_eq!(x.tensor.dims()[0], 1, "argmax: {:?} is not one image", x.tensor.shape());
+    assert_eq!(words.dims(), [(height * width).div_ceil(4)], "argmax: words of {resizing:?}");
+    argmax_to(recorder, &x, resizing, rows, words, before / 4);
+}
+
+#[track_caller]
+fn argmax_to(
+    recorder: &mut Recorder,
+    x: &Part,
+    resizing: Resizing,
+    rows: Range<usize>,
+    words: &Tensor,
+    first_word: usize,
+) {
+    let (x, params, taps) = resized("argmax", recorder, x, resizing);
     assert!(x.shape().last() <= 255, "argmax: {} classes", x.shape().last());
     assert!(!rows.is_empty() && rows.end <= resizing.to[0], "argmax: rows of {resizing:?}");
     let pixels = x.dims()[0] * rows.len() * resizing.to[1];
@@ -254,13 +332,12 @@ pub fn argmax_rows(
         band: rows.len() as u32,
         first_row: rows.start as u32,
         pixels: pixels as u32,
+        first_word: first_word as u32,
         ..params
     };
-    let words = recorder.empty([pixels.div_ceil(4)]);
     let grid = Grid::elements(pixels.div_ceil(4));
-    let dispatch = recorder.run(&ARGMAX, params, &[&x, &words], grid);
+    let dispatch = recorder.run(&ARGMAX, params, &[&x, words], grid);
     sized(dispatch, taps, pixels * x.shape().last());
-    words
 }
 
 /// Counts pixels by label and prediction: `counts[label, predicted] += 1`.

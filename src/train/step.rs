@@ -3,8 +3,9 @@
 
 use super::recipe::Recipe;
 use crate::gpu::{Profile, Recorder};
+use crate::infer::Answer;
 use crate::model::Model;
-use crate::ops::{self, Normalize, predict};
+use crate::ops::{self, Normalize};
 use crate::optim::AdamW;
 use crate::random::Rng;
 use crate::{Gpu, Result, Tape, Tensor};
@@ -24,11 +25,11 @@ impl Step {
         let pictures = Tensor::pinned("pictures", [1, height, width]);
         let mut tape = Tape::inference(profile);
         let image = ops::normalize(tape.recorder(), &pictures, normalize(model));
-        let logits = model.forward(&mut tape, &image);
+        let answer = Answer::new(&mut tape, model, &image);
         let mut recorder = tape.finish();
-        let resizing = predict::Resizing::to(height, width);
-        let labels = predict::argmax(&mut recorder, &logits, resizing);
+        let labels = answer.labels(&mut recorder, [height, width], [height, width]);
         recorder.keep(&labels, "labels");
+        recorder.drop_unread(0..recorder.len());
         Self { recorder, pictures, training: None }
     }
 
