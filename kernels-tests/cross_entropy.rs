@@ -256,3 +256,59 @@ fn losses_equal_torch() {
         }
     }
 }
+
+/// The mean over labelled pixels, of logits resized corner to corner.
+fn check_labelled_mean(from: [usize; 4], goal: [usize; 2], labels: &[u8]) {
+    let count = labels.iter().filter(|&&l| l != IGNORED).count().max(1) as f64;
+    check_op(
+        &[&from],
+        F32,
+        |tape, x| {
+            let labels = on_device(device(), labels);
+            ops::labelled_cross_entropy(tape, &x[0], &labels, goal, 0.4)
+        },
+        |x| {
+            let [rows, columns] = [0, 1].map(|i| resize::corner_taps(from[1 + i], goal[i]));
+            let logits = resize::reference_at(&x[0], from, &rows, &columns);
+            vec![0.4 * losses(&logits, from[3], labels).iter().sum::<f64>() / count]
+        },
+    );
+}
+
+#[test]
+fn the_mean_over_labelled_pixels() {
+    for (from, goal) in [
+        ([1, 1, 1, 2], [1, 1]),
+        ([2, 1, 2, 3], [4, 8]),
+        ([2, 4, 4, 19], [16, 16]),
+        ([1, 3, 16, 31], [12, 64]),
+        ([1, 3, 17, 33], [12, 68]),
+        ([1, 5, 9, 150], [18, 35]),
+        ([2, 3, 5, 2], [3, 5]),
+        ([1, 9, 20, 3], [4, 7]),
+        ([1, 3, 4, 2], [1, 2]),
+    ] {
+        let labels = some_labels(from[0] * goal[0] * goal[1], from[3]);
+        check_labelled_mean(from, goal, &labels);
+    }
+    // Of no labels it is 0.
+    check_labelled_mean([1, 2, 2, 3], [8, 8], &[IGNORED; 64]);
+}
+
+#[test]
+fn the_mean_over_labelled_pixels_equals_torch() {
+    let Some(fx) = Fixture::open("block.cate_loss_valid") else { return };
+    let [_, height, width] = *fx.shape("in.seg") else { panic!("labels are [B, H, W]") };
+    for gpu in [&*GPU, &*OTHER] {
+        let prior = fx.image(gpu, "in.prior").tracked();
+        let labels = on_device(gpu, &fx.labels("in.seg"));
+        let mut tape = Tape::training(gpu.profile());
+        let loss = ops::labelled_cross_entropy(&mut tape, &prior, &labels, [height, width], 1.0);
+        let kept = tape.recorder().keep(&loss, "loss");
+        let (mut recorder, grads) = tape.backward(&loss);
+        let gradient = recorder.keep(grads.get(&prior).unwrap(), "gradient");
+        run(gpu, &recorder);
+        fx.check("out.loss_cate", &kept.read(gpu).unwrap());
+        fx.check_image("gin.prior", &gradient.read(gpu).unwrap());
+    }
+}

@@ -18,7 +18,7 @@ pub(crate) fn reference(x: &[f64], from: [usize; 4], height: usize, width: usize
     reference_at(x, from, &taps(from[1], height), &taps(from[2], width))
 }
 
-fn reference_at(
+pub(crate) fn reference_at(
     x: &[f64],
     [batch, h, w, channels]: [usize; 4],
     rows: &[(usize, usize, f64)],
@@ -116,7 +116,7 @@ fn resize_add_is_resize_and_add() {
 }
 
 /// Two taps of every output pixel, and the weight of the second, when corners stay where they are.
-fn corner_taps(size: usize, goal: usize) -> Vec<(usize, usize, f64)> {
+pub(crate) fn corner_taps(size: usize, goal: usize) -> Vec<(usize, usize, f64)> {
     let tap = |d: usize| {
         // In whole numbers, or rounding decides where a pixel meets one of the other map.
         let (n, unit) = (d * (size - 1), (goal - 1).max(1));

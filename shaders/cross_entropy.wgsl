@@ -38,9 +38,15 @@ struct Params {
 @group(0) @binding(9) var<storage, read_write> bins: array<atomic<u32>>; // [digits, 256]
 @group(0) @binding(10) var<storage, read_write> choice: array<u32>;     // [3]: key, order, how many
 @group(0) @binding(11) var<storage, read_write> dlogits: array<f32>;    // [B, h, w, K]
+@group(0) @binding(12) var<storage, read> total: array<f32>;            // [1]: of ce
+@group(0) @binding(13) var<storage, read> marked: array<f32>;           // [1]: of correct
+@group(0) @binding(14) var<storage, read_write> mean_out: array<f32>;   // [1]
 
 // Labels are as large as logits: no resize.
 override SAME_SIZE: bool = false;
+
+// `correct` shall be which pixels have a label.
+override MARK_LABELLED: bool = false;
 
 // The lse of a pixel without loss: it has no label, or easier than those that are kept.
 const WITHOUT_LOSS: f32 = 3.4028234e38;
@@ -143,7 +149,7 @@ fn forward(
     lse_out[at] = largest + log(sum);
     // Rounding may leave it a little below 0; not max(), which hides a NaN.
     ce_out[at] = abs(loss);
-    correct[at] = select(0.0, 1.0, found == label);
+    correct[at] = select(0.0, 1.0, found == label || MARK_LABELLED);
 }
 
 // ---- count: lse, ce, choice -> bins --------------------------------------------------------------
@@ -246,6 +252,13 @@ fn drop_easy(
     }
 }
 
+// ---- mean: total, marked -> mean_out -------------------------------------------------------------
+
+@compute @workgroup_size(1)
+fn mean() {
+    mean_out[0] = params.coefficient * total[0] / max(marked[0], 1.0);
+}
+
 // ---- backward: logits, labels, lse, dy -> dlogits ------------------------------------------------
 // Lanes along the classes; an invocation walks along `strip` cells of a row of logits, as the backward
 // pass of resize.wgsl does, and everything but its class is the same for all lanes.
@@ -290,12 +303,12 @@ fn backward(
         let column_after = load_column(bases, min(j + 1u, params.width - 1u), k);
         let x_start = x;
         while x < params.goal_width
-            && (j + 1u == params.width || (2u * x + 1u) * params.width < cell_edge(j + 1u, params.goal_width)) {
+            && (j + 1u == params.width || position(x, params.width) < cell_edge(j + 1u, params.goal_width)) {
             x++;
         }
         var next = 0.0;
         for (var y = rows.x; y < rows.y; y++) {
-            let n = (2u * y + 1u) * params.height;
+            let n = position(y, params.height);
             let above = i > 0u && n < cell_edge(i, params.goal_height);
             let v = cell_weights(n, i - select(0u, 1u, above), params.height, params.goal_height);
             var left = v.x * column.y + v.y * column.z;
@@ -306,7 +319,7 @@ fn backward(
             }
             var sums = vec2(0.0);
             for (var d = x_start; d < x; d++) {
-                let u = cell_weights((2u * d + 1u) * params.width, j, params.width, params.goal_width);
+                let u = cell_weights(position(d, params.width), j, params.width, params.goal_width);
                 sums += u * slope(u.x * left + u.y * right, k, image * params.goal_height + y, d);
             }
             let weight = select(v.x, v.y, above);

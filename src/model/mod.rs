@@ -4,6 +4,7 @@
 
 mod config;
 mod count;
+mod criterion;
 mod deform_decoder;
 mod fpn;
 mod mask_head;
@@ -15,6 +16,7 @@ mod swin;
 
 pub use config::{Head, HeadInit, ModelConfig, PRESETS, SemResInit};
 pub use count::{Layer, MultiplyAdds, Part};
+pub use criterion::{GivenPoints, LayerLosses, MaskSettings, PointSettings, SetLosses, set_losses};
 pub use deform_decoder::{
     DeformEncoderConfig, DeformEncoderLayer, DeformPixelDecoder, MsDeformAttention,
 };

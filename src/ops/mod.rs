@@ -2,6 +2,7 @@
 
 mod attention;
 mod batch_norm;
+mod class_loss;
 mod concat;
 mod conv3x3;
 mod cross_entropy;
@@ -14,10 +15,15 @@ mod elementwise;
 mod group_norm;
 mod image;
 mod layer_norm;
+mod mask_cost;
+mod mask_loss;
 mod mask_scores;
+mod mask_targets;
+mod matching;
 mod matmul;
 mod nearest;
 mod patch;
+mod point_sample;
 mod position;
 pub mod predict;
 mod reduce;
@@ -30,9 +36,10 @@ mod window_attention;
 
 pub use attention::{attention, attention_mask};
 pub use batch_norm::{BatchNorm, Running, batch_norm};
+pub use class_loss::class_loss;
 pub use concat::{concat, slice};
 pub use conv3x3::conv3x3;
-pub use cross_entropy::{CrossEntropy, CrossEntropyOutput, cross_entropy};
+pub use cross_entropy::{CrossEntropy, CrossEntropyOutput, cross_entropy, labelled_cross_entropy};
 pub use deform_attention::deform_attention;
 pub use deform_conv::deform_conv;
 pub use depthwise::depthwise_conv3x3;
@@ -42,10 +49,16 @@ pub use elementwise::{accumulate, add, add_bias, fill, gelu, relu, scale, sum_of
 pub use group_norm::{GroupNorm, group_norm};
 pub use image::{Normalize, normalize, normalize_texture, paint, paint_texture};
 pub use layer_norm::layer_norm;
+pub use mask_cost::{MaskWeights, mask_costs};
+pub use mask_loss::{MaskLoss, MaskPoints, PointSource, mask_loss};
 pub use mask_scores::mask_scores;
+pub use mask_targets::MaskTargets;
+pub use matching::{Matching, match_masks};
 pub use matmul::{linear, linear_gelu, linear_residual, matmul};
 pub use nearest::nearest_add;
 pub use patch::{patch_merge, patchify, unfold};
+pub use point_sample::point_sample;
+pub(crate) use point_sample::uniform_points;
 pub use position::{add_position, resize_bicubic, resize_bicubic_table};
 pub(crate) use reduce::sum_rows;
 pub use resize::{resize, resize_add, resize_corners, resize_corners_add};
@@ -63,6 +76,7 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
     [
         attention::KERNELS,
         batch_norm::KERNELS,
+        class_loss::KERNELS,
         concat::KERNELS,
         conv3x3::KERNELS,
         cross_entropy::KERNELS,
@@ -75,11 +89,15 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
         group_norm::KERNELS,
         image::KERNELS,
         layer_norm::KERNELS,
+        mask_cost::KERNELS,
+        mask_loss::KERNELS,
         mask_scores::KERNELS,
+        mask_targets::KERNELS,
         matmul::KERNELS,
         optim::KERNELS,
         nearest::KERNELS,
         patch::KERNELS,
+        point_sample::KERNELS,
         position::KERNELS,
         predict::KERNELS,
         reduce::KERNELS,
