@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use semask_gpu::model::{HeadInit, Model, ModelConfig};
+use semask_gpu::model::{Head, HeadInit, Model, ModelConfig, SemResInit};
 
 use crate::support::GPU;
 
@@ -145,4 +145,109 @@ fn a_seed_and_a_name_decide_the_values() {
     }
     // Scaled alike or not: equal streams of random numbers would show in equal ratios.
     assert_eq!(distinct.len(), names);
+}
+
+/// spec: what the official code of a head that finds masks starts a parameter with, given its extents and, for
+/// a bias, the fan-in of its layer.
+fn official_of_masks(name: &str, shape: &[usize], fan_in: usize) -> Start {
+    let parts: Vec<&str> = name.split('.').collect();
+    let [.., layer, kind] = parts[..] else { return Start::Normal(1.0) };
+    let has = |part: &str| parts.contains(&part);
+    let xavier = || Start::Uniform((6.0 / (shape[0] + shape[1]) as f64).sqrt());
+    let torch = || Start::Uniform((fan_in as f64).powf(-0.5));
+    let weight = kind == "weight";
+    match layer {
+        _ if kind == "gamma" || has("mlp_res") => Start::All(0.0),
+        _ if kind == "relative_position_bias_table" => Start::Normal(0.02),
+        _ if kind == "level_embed" => Start::Normal(1.0),
+        _ if layer.contains("norm") => Start::All(if weight { 1.0 } else { 0.0 }),
+        // The projections of the deformable decoder are followed by a norm, the second of the pair.
+        "1" if has("pixel_decoder") && has("input_proj") => {
+            Start::All(if weight { 1.0 } else { 0.0 })
+        }
+        "level_embed" | "query_embed" | "query_feat" => Start::Normal(1.0),
+        _ if has("class_injection") && !weight => Start::All(0.0),
+        _ if has("class_injection") => Start::Normal((2.0 / fan_in as f64).sqrt()),
+        _ if has("backbone") => torch(),
+        "conv_offset_mask" | "attention_weights" => Start::All(0.0),
+        "dcpack_L2" => {
+            if weight {
+                torch()
+            } else {
+                Start::All(0.0)
+            }
+        }
+        "sampling_offsets" => Start::All(0.0),
+        "value_proj" | "output_proj" | "out_proj" => {
+            if weight {
+                xavier()
+            } else {
+                Start::All(0.0)
+            }
+        }
+        _ if kind == "in_proj_weight" => xavier(),
+        _ if kind == "in_proj_bias" => Start::All(0.0),
+        "0" if has("pixel_decoder") && has("input_proj") => {
+            if weight {
+                xavier()
+            } else {
+                Start::All(0.0)
+            }
+        }
+        "linear1" | "linear2" if weight => xavier(),
+        "linear1" | "linear2" | "class_embed" => torch(),
+        _ if has("mask_embed") => torch(),
+        // detectron2's convolutions.
+        "input_proj" | "mask_features" | "offset" if !weight => Start::All(0.0),
+        _ if shape.len() == 4 => Start::Uniform((3.0 / fan_in as f64).sqrt()),
+        _ => panic!("no rule for {name}"),
+    }
+}
+
+#[test]
+fn heads_that_find_masks_start_as_the_official_ones_do() {
+    for head in [Head::Maskformer, Head::Mask2former, Head::Fapn, Head::Msfapn] {
+        let config = ModelConfig {
+            head,
+            channels: 64,
+            enc_layers: 2,
+            sem_res_init: SemResInit::Zero,
+            ..ModelConfig::preset("quickstart").unwrap()
+        };
+        let model = Model::new(&config).unwrap();
+        let shapes: BTreeMap<&str, Vec<usize>> = (model.parameters().iter())
+            .map(|(name, parameter)| (name, parameter.tensor.dims().to_vec()))
+            .collect();
+        for (name, values) in initialised(&config, 7) {
+            if name == "criterion.empty_weight" {
+                let (last, others) = values.split_last().unwrap();
+                assert!(*last == 0.1 && others.iter().all(|v| *v == 1.0));
+                continue;
+            }
+            if name.ends_with("sampling_offsets.bias") {
+                continue; // A test of its own has the ring.
+            }
+            let layer = name.rsplit_once('.').map_or("", |(layer, _)| layer);
+            let weight = shapes.get(format!("{layer}.weight").as_str());
+            let fan_in = weight.map_or(0, |shape| shape[1..].iter().product());
+            match official_of_masks(&name, &shapes[name.as_str()], fan_in) {
+                Start::All(value) => {
+                    assert!(values.iter().all(|&v| f64::from(v) == value), "{name} is all {value}");
+                }
+                Start::Uniform(bound) => {
+                    assert_moments(&name, &values, bound / 3f64.sqrt(), 1.8);
+                    let largest = values.iter().fold(0.0, |max, v| f64::max(max, v.abs().into()));
+                    assert!(largest <= bound * (1.0 + 1e-6), "{name}: {largest} within {bound}");
+                }
+                Start::Normal(std) => assert_moments(&name, &values, std, 3.0),
+            }
+        }
+        // Otherwise the last layer of semantic attention is as in SeMask-FPN.
+        let active = ModelConfig { sem_res_init: SemResInit::Normal, ..config };
+        for (name, values) in initialised(&active, 7) {
+            if name.ends_with("mlp_res.weight") {
+                assert_moments(&name, &values, 0.02, 3.0);
+            }
+        }
+    }
 }

@@ -5,11 +5,15 @@ use std::collections::BTreeMap;
 
 use semask_gpu::infer::{Frame, Segmenter, Slide, View};
 use semask_gpu::model::{Head, Model, ModelConfig};
+use semask_gpu::ops::predict::{self, Resizing};
 use semask_gpu::{Gpu, Tape, Tensor, ops};
 use serde_json::Value;
 
 use crate::fixtures::Fixture;
 use crate::support::{GPU, OTHER, run};
+
+/// The models that there are numbers of.
+const MODELS: [&str; 5] = ["maskformer", "mask2former", "mask2former_k150", "fapn", "msfapn"];
 
 /// The model of a fixture.
 pub(crate) fn config(config: &Value) -> ModelConfig {
@@ -144,6 +148,46 @@ fn fapns_predictions_equal_the_reference() {
 #[test]
 fn msfapns_predictions_equal_the_reference() {
     predictions_equal_the_reference("msfapn");
+}
+
+/// Pictures of a size that needs padding, and labels of another size.
+#[test]
+fn scores_and_labels_equal_the_reference() {
+    for name in MODELS {
+        for gpu in [&*GPU, &*OTHER] {
+            let Some((model, io)) = open(name, gpu) else { return };
+            let classes = model.config().num_classes;
+            let images = pictures(&io, &model, gpu);
+            let [batch, full_height, full_width, _] = *images.dims() else { unreachable!() };
+            let [height, width] = [full_height - 5, full_width - 9];
+            let goal = [full_height + 6, full_width - 2];
+            let values = images.read(gpu).unwrap();
+            let rows = (0..batch).flat_map(|b| (0..height).map(move |y| b * full_height + y));
+            let cropped: Vec<f32> = rows
+                .flat_map(|row| &values[3 * row * full_width..][..3 * width])
+                .copied()
+                .collect();
+            let image = Tensor::from_slice(gpu, [batch, height, width, 3], &cropped);
+
+            let mut tape = Tape::inference(gpu.profile());
+            let predictions = model.forward_masks(&mut tape, &image).layers;
+            let last = predictions.last().unwrap();
+            let probability = ops::softmax(&mut tape, &last.class_logits);
+            let (masks, recorder) = (&last.mask_logits, tape.recorder());
+            let scores = ops::mask_scores(recorder, &probability, masks, 0..height, width);
+            let labels = predict::argmax(recorder, &scores, Resizing::to(goal[0], goal[1]));
+            let labels = recorder.keep(&labels, "labels");
+            let resized = ops::resize(&mut tape, &scores, goal[0], goal[1]);
+            let resized = tape.recorder().keep(&resized, "scores");
+            run(gpu, &tape.finish());
+            let values = resized.read(gpu).unwrap();
+            let sample = sampled(&values, [batch, goal[0], goal[1], classes], [6, 5]);
+            io.check("out.infer_score_sample", &sample);
+            let words: Vec<u32> = labels.read_as(gpu).unwrap();
+            let labels: &[u8] = bytemuck::cast_slice(&words);
+            io.check_integers("out.infer_argmax", &labels[..batch * goal[0] * goal[1]]);
+        }
+    }
 }
 
 /// The four heads.

@@ -38,8 +38,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR", default_value = "predictions")]
     out: PathBuf,
 
-    /// Also write the answer of the model's head, before softmax, as the tensor `logits` [1, K, h, w];
-    /// for a single picture
+    /// Also write what the model's head says, for a single picture, as the tensor `logits` [1, K, h, w]:
+    /// before softmax, at a quarter of the picture's sides; of a head that finds masks the class scores, of
+    /// its sides
     #[arg(long, value_name = "FILE.safetensors")]
     logits: Option<PathBuf>,
 

@@ -1,6 +1,6 @@
 //! What a model costs: multiply-adds in closed form.
 
-use super::{Model, ModelConfig};
+use super::{Head, Model, ModelConfig};
 
 /// Multiply-adds of a forward pass over one picture, as matrix products and convolutions; norms,
 /// softmax and resizing are left out, as counters of other frameworks do.
@@ -131,8 +131,19 @@ impl ModelConfig {
             }
         }
 
+        match self.head.finds_masks() {
+            false => self.fpn_layers(&sizes, &mut layers),
+            true => self.mask_layers(&sizes, &mut layers),
+        }
+        layers
+    }
+
+    fn fpn_layers(&self, sizes: &[[usize; 2]], layers: &mut Vec<Layer>) {
+        let mut add = |name: String, shape: [usize; 3], note: String, multiply_adds| {
+            layers.push(Layer { name, shape, note, part: Part::Head, multiply_adds });
+        };
         let [height, width] = sizes[0];
-        for (i, [down, across]) in sizes.into_iter().enumerate() {
+        for (i, &[down, across]) in sizes.iter().enumerate() {
             // Each unit but the first sees a map of twice the side.
             let unit = |k: usize| {
                 let inputs = if k == 0 { self.stage_channels(i) } else { self.channels };
@@ -143,17 +154,115 @@ impl ModelConfig {
             let doubled = 1 << i;
             let shape = [down * doubled, across * doubled, self.channels];
             let note = format!("{units} of 3 × 3, norm, rectifier");
-            add(format!("decode_head.scale_heads.{i}"), shape, note, Part::Head, adds);
+            add(format!("decode_head.scale_heads.{i}"), shape, note, adds);
         }
         let adds = product(&[height, width, self.channels, self.num_classes]);
         let shape = [height, width, self.num_classes];
-        add("decode_head.conv_seg".into(), shape, "1 × 1".into(), Part::Head, adds);
-        layers
+        add("decode_head.conv_seg".into(), shape, "1 × 1".into(), adds);
+    }
+
+    fn mask_layers(&self, sizes: &[[usize; 2]], layers: &mut Vec<Layer>) {
+        let (dim, queries, classes) = (self.channels, self.num_queries, self.num_classes);
+        let mut add = |name: &str, shape: [usize; 3], note: String, multiply_adds| {
+            let name = format!("sem_seg_head.{name}");
+            layers.push(Layer { name, shape, note, part: Part::Head, multiply_adds });
+        };
+        let pixels = |i: usize| sizes[i].iter().product::<usize>();
+        let map = |i: usize, channels: usize| [sizes[i][0], sizes[i][1], channels];
+        let mut convolution = |name: String, i: usize, inputs: usize, side: usize, note: &str| {
+            let adds = product(&[pixels(i), side * side, inputs, dim]);
+            let note = format!("{side} × {side}{note}");
+            add(&format!("pixel_decoder.{name}"), map(i, dim), note, adds);
+        };
+        let norm = ", group norm";
+        let relu = ", group norm, rectifier";
+
+        // The pixel decoder: what goes up to each finer map.
+        let aligned = matches!(self.head, Head::Fapn | Head::Msfapn);
+        let deform = matches!(self.head, Head::Mask2former | Head::Msfapn);
+        let steps = if deform { 0..1 } else { 0..3 };
+        if deform {
+            for j in 0..3 {
+                let name = format!("input_proj.{j}");
+                convolution(name, 3 - j, self.stage_channels(3 - j), 1, norm);
+            }
+        } else {
+            convolution("layer_4".into(), 3, self.stage_channels(3), 3, relu);
+        }
+        for i in steps.clone().rev() {
+            convolution(format!("adapter_{}", i + 1), i, self.stage_channels(i), 1, norm);
+            convolution(format!("layer_{}", i + 1), i, dim, 3, relu);
+        }
+        let side = if deform { 1 } else { 3 };
+        convolution("mask_features".into(), 0, dim, side, "");
+        if deform {
+            let tokens = pixels(1) + pixels(2) + pixels(3);
+            // Three maps, four places in each, two coordinates and a weight.
+            let sampling = 3 * self.nheads * 3 * 4;
+            let layer = product(&[tokens, dim, sampling + 2 * dim + 2 * self.enc_dim_feedforward]);
+            let note = format!("{} layers of {} heads", self.enc_layers, self.nheads);
+            let adds = self.enc_layers as u64 * layer;
+            add("pixel_decoder.transformer", [tokens, 1, dim], note, adds);
+        }
+        for i in steps.filter(|_| aligned) {
+            // Guide; offsets and masks of eight groups; the convolution at those places.
+            let adds = product(&[pixels(i), 2 * dim + 9 * 27 * 8 + 9 * dim, dim]);
+            let note = "3 × 3 at learned places".into();
+            add(&format!("pixel_decoder.align_{}", i + 1), map(i, dim), note, adds);
+        }
+
+        // The query decoder.
+        let depth = self.decoder_layers();
+        let of_queries = [queries, 1, dim];
+        let attention = |keys: usize| {
+            product(&[2, queries + keys, dim, dim]) + product(&[2, queries, keys, dim])
+        };
+        let note = format!("{depth} layers of {} heads", self.nheads);
+        let ffn = depth as u64 * product(&[2, queries, dim, self.dim_feedforward]);
+        let own = depth as u64 * attention(queries);
+        let predictions = if self.head == Head::Maskformer {
+            let cross = depth as u64 * attention(pixels(3));
+            add("predictor.transformer", of_queries, note, own + cross + ffn);
+            let inputs = self.stage_channels(3);
+            if inputs != dim {
+                let adds = product(&[pixels(3), inputs, dim]);
+                add("predictor.input_proj", map(3, dim), "1 × 1".into(), adds);
+            }
+            depth
+        } else {
+            let cross = (0..depth).map(|i| attention(pixels(3 - i % 3))).sum();
+            let note = |what: &str| format!("{note}, {what}");
+            let name = "predictor.transformer_cross_attention_layers";
+            add(name, of_queries, note("to what the masks show"), cross);
+            let name = "predictor.transformer_self_attention_layers";
+            add(name, of_queries, note("of queries"), own);
+            let name = "predictor.transformer_ffn_layers";
+            add(name, of_queries, format!("{depth} of {} wide", self.dim_feedforward), ffn);
+            for (name, rows) in
+                [("decoder_norm", queries), ("query_feat", queries), ("level_embed", 3)]
+            {
+                add(&format!("predictor.{name}"), [rows, 1, dim], String::new(), 0);
+            }
+            // Queries are asked before the first layer, too.
+            depth + 1
+        };
+        add("predictor.query_embed", of_queries, String::new(), 0);
+        let times = format!("after each layer, {predictions} times");
+        let adds = predictions as u64 * product(&[queries, dim, classes + 1]);
+        add("predictor.class_embed", [queries, 1, classes + 1], times.clone(), adds);
+        let mask = product(&[3, queries, dim, dim]) + product(&[queries, dim, pixels(0)]);
+        let adds = predictions as u64 * mask;
+        add("predictor.mask_embed", map(0, queries), times, adds);
     }
 
     /// Height and width of each stage's map.
     fn stage_sizes(&self, height: usize, width: usize) -> Vec<[usize; 2]> {
-        let first = [height, width].map(|side| side.div_ceil(4));
+        // Heads that find masks have the picture padded.
+        let padded = |side: usize| match self.head.finds_masks() {
+            true => side.next_multiple_of(super::DIVISOR),
+            false => side,
+        };
+        let first = [height, width].map(|side| padded(side).div_ceil(4));
         let halved = |size: &[usize; 2]| Some(size.map(|side| side.div_ceil(2)));
         std::iter::successors(Some(first), halved).take(self.depths.len()).collect()
     }
@@ -233,10 +342,42 @@ mod tests {
         }
     }
 
+    /// Of the official models with heads that find masks, size L: head, classes, parameters, multiply-adds of
+    /// the head at a size.
+    const MASK_HEADS: &[(Head, usize, usize, [usize; 2], u64)] = &[
+        (Head::Maskformer, 150, 218_719_231, [640, 640], 44_099_020_800),
+        (Head::Mask2former, 150, 222_632_383, [640, 640], 68_608_358_400),
+        (Head::Fapn, 150, 226_745_479, [640, 640], 92_204_595_200),
+        (Head::Msfapn, 150, 223_851_415, [640, 640], 99_803_494_400),
+        (Head::Mask2former, 19, 221_843_108, [512, 1024], 87_343_054_848),
+        (Head::Fapn, 150, 226_745_479, [500, 333], 41_454_237_696),
+    ];
+
+    fn with_head(head: Head, num_classes: usize) -> Model {
+        let config = ModelConfig::preset("semask-l").unwrap();
+        Model::new(&ModelConfig { head, num_classes, ..config }).unwrap()
+    }
+
+    #[test]
+    fn heads_that_find_masks_are_as_large_as_the_official_ones() {
+        for &(head, classes, parameters, [height, width], adds) in MASK_HEADS {
+            let model = with_head(head, classes);
+            assert_eq!(model.parameters().count(), parameters, "{head:?} {classes}");
+            let count = model.multiply_adds(height, width);
+            assert_eq!(count.head, adds, "{head:?} {classes}");
+        }
+    }
+
     #[test]
     fn every_parameter_belongs_to_one_layer() {
-        for preset in ["quickstart", "semask-t", "swin-b"] {
-            let config = ModelConfig { ape: true, ..ModelConfig::preset(preset).unwrap() };
+        let heads = [Head::Maskformer, Head::Mask2former, Head::Fapn, Head::Msfapn];
+        let small = ModelConfig { channels: 64, ..ModelConfig::preset("quickstart").unwrap() };
+        let configs = (["quickstart", "semask-t", "swin-b"].map(ModelConfig::preset).into_iter())
+            .map(Result::unwrap)
+            .chain(heads.map(|head| ModelConfig { head, ..small.clone() }));
+        for config in configs {
+            let preset = format!("{:?} {}", config.head, config.embed_dim);
+            let config = ModelConfig { ape: true, ..config };
             let layers = config.layers(64, 80);
             let model = Model::new(&config).unwrap();
             let mut counts = vec![0; layers.len()];
@@ -279,22 +420,47 @@ mod tests {
         for (preset, size) in
             [("semask-t", "T"), ("semask-s", "S"), ("semask-b", "B"), ("semask-l", "L")]
         {
-            let Some(path) = testing::fixture(&format!("keys_fpn_{size}_ade20k.json")) else {
+            let Some(wanted) = published(&format!("fpn_{size}_ade20k")) else { return };
+            assert_names(&model(preset, 150), wanted);
+        }
+        for (head, name) in [
+            (Head::Maskformer, "maskformer"),
+            (Head::Mask2former, "mask2former"),
+            (Head::Fapn, "fapn"),
+            (Head::Msfapn, "msfapn"),
+        ] {
+            // The encoder is that of Semantic FPN.
+            let (Some(mut wanted), Some(head_names)) = (published("fpn_L_ade20k"), published(name))
+            else {
                 return;
             };
-            let text = std::fs::read_to_string(path).unwrap();
-            let mut wanted: BTreeMap<String, Vec<usize>> = serde_json::from_str(&text).unwrap();
-            wanted.retain(|name, _| {
-                !name.ends_with("relative_position_index") && !name.ends_with("num_batches_tracked")
-            });
-            let model = model(preset, 150);
-            let found: BTreeMap<String, Vec<usize>> = (model.parameters().iter())
-                .map(|(name, p)| (name.to_owned(), p.tensor.dims().to_vec()))
-                .collect();
-            for (name, shape) in &wanted {
-                assert_eq!(found.get(name), Some(shape), "{preset}: {name}");
-            }
-            assert_eq!(found.len(), wanted.len(), "{preset}");
+            wanted.retain(|name, _| name.starts_with("backbone."));
+            wanted.extend(head_names);
+            assert_names(&with_head(head, 150), wanted);
         }
+    }
+
+    /// Names and extents of a published checkpoint, but for what is no parameter here.
+    fn published(case: &str) -> Option<BTreeMap<String, Vec<usize>>> {
+        let path = testing::fixture(&format!("keys_{case}.json"))?;
+        let text = std::fs::read_to_string(path).unwrap();
+        let mut names: BTreeMap<String, Vec<usize>> = serde_json::from_str(&text).unwrap();
+        names.retain(|name, _| {
+            !name.ends_with("relative_position_index") && !name.ends_with("num_batches_tracked")
+        });
+        Some(names)
+    }
+
+    #[track_caller]
+    fn assert_names(model: &Model, wanted: BTreeMap<String, Vec<usize>>) {
+        let parameters = model.parameters();
+        let shape = |name: &str| parameters.get(name).unwrap().tensor.dims().to_vec();
+        let own = parameters.iter().map(|(name, _)| (name.to_owned(), shape(name)));
+        let aliases = parameters.aliases().map(|(alias, of)| (alias.to_owned(), shape(of)));
+        let found: BTreeMap<String, Vec<usize>> = own.chain(aliases).collect();
+        for (name, shape) in &wanted {
+            assert_eq!(found.get(name), Some(shape), "{name}");
+        }
+        assert_eq!(found.len(), wanted.len());
     }
 }
