@@ -31,6 +31,10 @@ pub const ROWS: &[(&str, &str)] = &[
     ("h", "AdamW, 35 M parameters in 300 tensors"),
     ("i", "Swin block, 96 channels, 3 heads, 128² tokens, window 7, shift 3"),
     ("j", "Swin-T backbone, 256²"),
+    ("q1", "attention of 100 queries to the places of their masks, 80² of 256 channels, 8 heads"),
+    ("q2", "attention of 100 queries to each other, 256 channels, 8 heads"),
+    ("q3", "mask logits, 100 queries × 256 channels × 160² pixels"),
+    ("q4", "class scores of 64 rows of 640 pixels, 100 masks, 150 classes"),
 ];
 
 /// A row of [`ROWS`], planned on a device.
@@ -255,6 +259,32 @@ fn work(inputs: &mut Inputs<'_>, name: &str) -> Result<Work> {
             model.parameters().initialise(inputs.gpu, 1)?;
             let x = inputs.new_tensor([1, 256, 256, 3])?;
             Box::new(move |tape| model.backbone().forward(tape, &x).maps)
+        }
+        "q1" => {
+            let q = inputs.new_tensor([1, 100, 256])?;
+            let (k, v) = (inputs.new_tensor([1, 6400, 256])?, inputs.new_tensor([1, 6400, 256])?);
+            let logits = inputs.new_tensor([1, 100, 160, 160])?;
+            Box::new(move |tape| {
+                let mask = ops::attention_mask(tape.recorder(), &logits, 80, 80);
+                vec![ops::attention(tape, &q, &k, &v, 8, Some(&mask), 0.0)]
+            })
+        }
+        "q2" => {
+            let (q, k) = (inputs.new_tensor([1, 100, 256])?, inputs.new_tensor([1, 100, 256])?);
+            let v = inputs.new_tensor([1, 100, 256])?;
+            Box::new(move |tape| vec![ops::attention(tape, &q, &k, &v, 8, None, 0.0)])
+        }
+        "q3" => {
+            let (mask, pixels) =
+                (inputs.new_tensor([1, 100, 256])?, inputs.new_tensor([1, 25_600, 256])?);
+            Box::new(move |tape| vec![ops::matmul(tape, &mask, &pixels, (false, true))])
+        }
+        "q4" => {
+            let probability = inputs.new_tensor([1, 100, 151])?;
+            let masks = inputs.new_tensor([1, 100, 160, 160])?;
+            Box::new(move |tape| {
+                vec![ops::mask_scores(tape.recorder(), &probability, &masks, 0..64, 640)]
+            })
         }
         other => {
             let names: Vec<_> = ROWS.iter().map(|(name, _)| *name).collect();
