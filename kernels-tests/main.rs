@@ -28,6 +28,7 @@ mod mask_loss;
 mod mask_models;
 mod mask_scores;
 mod mask_targets;
+mod mask_training;
 mod matmul;
 mod models;
 mod nearest;

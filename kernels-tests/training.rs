@@ -208,6 +208,53 @@ fn a_stop_between_updates_of_accumulated_gradients_changes_nothing() {
     assert!(read("whole") == read("parts"));
 }
 
+/// A head that finds masks in place of the recipe's, small.
+const MASKS: [&str; 9] = [
+    "model.channels=32",
+    "model.nheads=4",
+    "model.num_queries=6",
+    "model.dim_feedforward=32",
+    "model.dec_layers=2",
+    "model.enc_layers=1",
+    "model.enc_dim_feedforward=32",
+    "schedule.iterations=4",
+    "checkpoint.every=2",
+];
+
+#[test]
+fn heads_that_find_masks_stop_and_resume_with_the_same_bits() {
+    let folder = workshop();
+    for (head, points) in [("maskformer", "none"), ("mask2former", "64")] {
+        let own = [format!("model.head={head}"), format!("loss.num_points={points}")];
+        let sets: Vec<&str> = own.iter().map(String::as_str).chain(MASKS).collect();
+        let [whole, parts] = ["whole", "parts"].map(|run| format!("{head}-{run}"));
+        train(&GPU, options(folder.path(), &whole, &sets)).unwrap();
+        let stopped = options(folder.path(), &parts, &sets);
+        stopped.stop.store(true, Ordering::Relaxed);
+        assert_eq!(train(&GPU, stopped).unwrap(), Outcome::Stopped(1));
+        let mut resumed = options(folder.path(), &parts, &sets);
+        resumed.resume = Resume::Auto;
+        assert_eq!(train(&GPU, resumed).unwrap(), Outcome::Finished);
+        let read = |run: &str| bytes(&folder.path().join(run), LATEST);
+        assert!(read(&whole) == read(&parts), "{head}");
+
+        // Each term is in the log, and they add up to the loss.
+        let steps = events(&folder.path().join(&whole));
+        for step in steps.iter().filter(|event| event["event"] == "step") {
+            let terms = step.as_object().unwrap().iter();
+            let terms: Vec<(&String, f64)> = terms
+                .filter(|(name, _)| name.starts_with("loss_"))
+                .map(|(name, value)| (name, value.as_f64().unwrap()))
+                .collect();
+            let layers = if head == "maskformer" { 2 } else { 3 };
+            assert_eq!(terms.len(), 3 * layers + 1, "{terms:?}");
+            let sum: f64 = terms.iter().map(|(_, value)| value).sum();
+            let loss = step["loss"].as_f64().unwrap();
+            assert!((sum - loss).abs() < 1e-4 * loss, "{sum} {step}");
+        }
+    }
+}
+
 /// The command line on the driver that the tests run on.
 fn semask_gpu(arguments: &[&str]) -> Command {
     let binary = env!("CARGO_BIN_EXE_semask-gpu");

@@ -16,7 +16,8 @@ const CROP_ATTEMPTS: usize = 10;
 /// photometric distortion. The default changes nothing.
 ///
 /// Steps, ranges and integer arithmetic are those of the pipeline that trained SeMask-FPN
-/// (mmsegmentation on OpenCV); only the random numbers are our own.
+/// (mmsegmentation on OpenCV); with [`shortest_edge`](Self::shortest_edge), those of the pipeline that trained
+/// the mask-classification models (detectron2 on Pillow). Only the random numbers are our own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Augmentation {
@@ -25,10 +26,16 @@ pub struct Augmentation {
     /// Random resizing; `"none"`: pictures keep their size.
     #[serde(with = "crate::train::strict::none")]
     pub resize: Option<Resize>,
+    /// Random resizing by the length of the shorter side, instead of `resize`; `"none"`: none.
+    #[serde(with = "crate::train::strict::none")]
+    pub shortest_edge: Option<ShortestEdge>,
     /// Height and width of a random window; what is smaller is padded to it in the batch. `"none"`:
     /// the whole picture.
     #[serde(with = "crate::train::strict::none")]
     pub crop_size: Option<[usize; 2]>,
+    /// The grey, 0 to 255, that pictures are padded with; `"none"`: what normalisation makes 0.
+    #[serde(with = "crate::train::strict::none")]
+    pub pad_value: Option<u8>,
     /// Below 1: a window is drawn again, up to ten times, while one class has this fraction or more
     /// of its labelled pixels.
     pub cat_max_ratio: f32,
@@ -43,12 +50,25 @@ impl Default for Augmentation {
         Self {
             downscale: 1,
             resize: None,
+            shortest_edge: None,
             crop_size: None,
+            pad_value: None,
             cat_max_ratio: 1.0,
             flip: 0.0,
             photometric: false,
         }
     }
+}
+
+/// Random resizing as detectron2 does it: the shorter side gets one of some lengths, each as likely, or
+/// less where the longer one would become too long. Pictures are smoothed where they shrink.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShortestEdge {
+    /// Lengths of the shorter side in pixels.
+    pub edges: Vec<usize>,
+    /// The most that the longer side may have.
+    pub longest: usize,
 }
 
 /// Random resizing: a ratio is drawn, and the picture becomes the largest of its aspect ratio
@@ -152,6 +172,16 @@ impl Augmentation {
                 return bad("resize.ratios", reason);
             }
         }
+        if let Some(ShortestEdge { edges, longest }) = &self.shortest_edge {
+            if self.resize.is_some() {
+                return bad("shortest_edge", "excludes augment.resize".into());
+            }
+            let sides = 1..=MAX_SIDE as usize;
+            if edges.is_empty() || !edges.iter().chain([longest]).all(|n| sides.contains(n)) {
+                let reason = format!("{edges:?}, {longest} are not sides of 1..={MAX_SIDE} pixels");
+                return bad("shortest_edge", reason);
+            }
+        }
         if let Some([height, width]) = self.crop_size {
             let sides = 1..=MAX_SIDE as usize;
             if !sides.contains(&height) || !sides.contains(&width) {
@@ -200,18 +230,31 @@ impl Augmentation {
         if let Some(resize) = &self.resize {
             (width, height) = resize.draw(width, height, rng);
         }
-        let resized = image_ops::resize_nearest(&sample.labels, width, height);
+        if let Some(ShortestEdge { edges, longest }) = &self.shortest_edge {
+            let edge = edges[rng.below(edges.len())];
+            (width, height) = image_ops::shortest_edge_size(width, height, edge, *longest);
+        }
+        let detectron2 = self.shortest_edge.is_some();
+        let resized = match detectron2 {
+            true => image_ops::resize_floor(&sample.labels, width, height),
+            false => image_ops::resize_nearest(&sample.labels, width, height),
+        };
         let window = self.window(&resized, rng);
 
         let mut labels = image_ops::crop_labels(&resized, window);
         // The labels decide where the window lies, so the rest of the picture is never computed.
-        let mut image = image_ops::resize_linear_window(&sample.image, width, height, window);
+        let mut image = match detectron2 {
+            true => image_ops::resize_smooth(&sample.image, width, height, window),
+            false => image_ops::resize_linear_window(&sample.image, width, height, window),
+        };
         if self.flip > 0.0 && rng.uniform() < self.flip {
             mirror(&mut image.pixels, 3, image.width);
             mirror(&mut labels.ids, 1, labels.width);
         }
         if self.photometric {
-            Photometric::draw(rng).apply(&mut image);
+            // The hue turns by -18 to 17 there, and to 18 here.
+            let turns = if detectron2 { 37 } else { 36 };
+            Photometric::draw(rng, turns).apply(&mut image);
         }
         Sample { name: sample.name.clone(), image, labels }
     }
@@ -276,12 +319,12 @@ struct Photometric {
 }
 
 impl Photometric {
-    fn draw(rng: &mut Rng) -> Self {
+    fn draw(rng: &mut Rng, turns: usize) -> Self {
         let brightness = rng.coin().then(|| rng.between(-32.0, 32.0));
         let contrast_first = rng.coin();
         let contrast = rng.coin().then(|| rng.between(0.5, 1.5));
         let saturation = rng.coin().then(|| rng.between(0.5, 1.5));
-        let hue = rng.coin().then(|| rng.below(36) as i32 - 18);
+        let hue = rng.coin().then(|| rng.below(turns) as i32 - 18);
         Self { brightness, contrast_first, contrast, saturation, hue }
     }
 
@@ -403,6 +446,50 @@ mod tests {
     }
 
     #[test]
+    fn the_shorter_side_gets_one_of_the_lengths() {
+        let edge = ShortestEdge { edges: vec![15, 30, 45], longest: 50 };
+        let augmentation = Augmentation {
+            shortest_edge: Some(edge),
+            crop_size: Some([24, 24]),
+            ..Augmentation::default()
+        };
+        augmentation.validate().unwrap();
+        let before = sample(40, 30);
+        let mut seen = std::collections::BTreeSet::new();
+        for stream in 0..24 {
+            let after = augmentation.apply(before.clone(), &mut Rng::new(2, stream));
+            let mut rng = Rng::new(2, stream);
+            // 45 would make the longer side 60.
+            let (w, h) = [(20, 15), (40, 30), (50, 38)][rng.below(3)];
+            let labels = image_ops::resize_floor(&before.labels, w, h);
+            let window = augmentation.window(&labels, &mut rng);
+            assert_eq!(after.image, image_ops::resize_smooth(&before.image, w, h, window));
+            assert_eq!(after.labels, image_ops::crop_labels(&labels, window));
+            seen.insert(w);
+        }
+        assert_eq!(seen.len(), 3);
+    }
+
+    #[test]
+    fn a_shorter_side_that_cannot_be_is_an_error() {
+        let wrong = |edges: &[usize], longest: usize, resize: Option<Resize>| {
+            let shortest_edge = Some(ShortestEdge { edges: edges.to_vec(), longest });
+            let augmentation = Augmentation { shortest_edge, resize, ..Augmentation::default() };
+            augmentation.validate().unwrap_err().to_string()
+        };
+        let resize = Resize { long: 2, short: 1, ratios: Ratios::List(vec![1.0]) };
+        for text in [
+            wrong(&[], 9, None),
+            wrong(&[0], 9, None),
+            wrong(&[4], 0, None),
+            wrong(&[40_000], 9, None),
+            wrong(&[4], 9, Some(resize)),
+        ] {
+            assert!(text.starts_with("augment.shortest_edge: "), "{text}");
+        }
+    }
+
+    #[test]
     fn ratios_come_from_the_list_or_the_range() {
         let mut rng = Rng::new(3, 0);
         let list = Ratios::List(vec![0.5, 0.75, 1.75]);
@@ -463,7 +550,7 @@ mod tests {
     #[test]
     fn photometric_draws_follow_the_recipe() {
         let draws: Vec<Photometric> =
-            (0..4000).map(|stream| Photometric::draw(&mut Rng::new(6, stream))).collect();
+            (0..4000).map(|stream| Photometric::draw(&mut Rng::new(6, stream), 36)).collect();
         let half = |what: &str, n: usize| assert!((1850..2150).contains(&n), "{what}: {n}");
         half("brightness", draws.iter().filter(|d| d.brightness.is_some()).count());
         half("contrast", draws.iter().filter(|d| d.contrast.is_some()).count());
@@ -475,6 +562,11 @@ mod tests {
         assert!(draws.iter().filter_map(|d| d.saturation).all(|v| (0.5..1.5).contains(&v)));
         let hues: std::collections::BTreeSet<i32> = draws.iter().filter_map(|d| d.hue).collect();
         assert!(hues.into_iter().eq(-18..18));
+        // detectron2's ends are both in.
+        let hues: std::collections::BTreeSet<i32> = (0..4000)
+            .filter_map(|stream| Photometric::draw(&mut Rng::new(6, stream), 37).hue)
+            .collect();
+        assert!(hues.into_iter().eq(-18..=18));
     }
 
     #[test]

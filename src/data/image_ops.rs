@@ -2,7 +2,8 @@
 //! models were trained with, so that the same picture gives the same bytes here and there.
 //!
 //! [`resize_linear`], [`resize_nearest`] and the HSV conversions equal OpenCV's on 8 bits;
-//! [`downscale`] equals Pillow's `BOX` filter.
+//! [`resize_smooth`] equals Pillow's `BILINEAR` filter, [`downscale`] its `BOX` filter, and
+//! [`resize_floor`] PyTorch's `nearest`.
 
 use std::sync::LazyLock;
 
@@ -49,6 +50,35 @@ pub fn rescaled_size(width: usize, height: usize, long: usize, short: usize) -> 
     let factor = (long / width.max(height) as f64).min(short / width.min(height) as f64);
     let side = |n: usize| ((n as f64 * factor + 0.5) as usize).max(1);
     (side(width), side(height))
+}
+
+/// The size, `(width, height)`, whose shorter side is `edge`, or less where the longer one would be above
+/// `longest`.
+///
+/// Equals detectron2's `ResizeShortestEdge`.
+///
+/// # Panics
+///
+/// If `width` or `height` is 0.
+pub fn shortest_edge_size(
+    width: usize,
+    height: usize,
+    edge: usize,
+    longest: usize,
+) -> (usize, usize) {
+    assert!(width > 0 && height > 0, "shortest_edge_size: {width}x{height}");
+    let (edge, longest) = (edge as f64, longest as f64);
+    let scale = edge / width.min(height) as f64;
+    let (mut w, mut h) = match height < width {
+        true => (scale * width as f64, edge),
+        false => (edge, scale * height as f64),
+    };
+    if w.max(h) > longest {
+        let scale = longest / w.max(h);
+        (w, h) = (w * scale, h * scale);
+    }
+    let side = |n: f64| ((n + 0.5) as usize).max(1);
+    (side(w), side(h))
 }
 
 /// Where one output pixel lies between two input pixels, and their weights in 1/2048.
@@ -139,6 +169,84 @@ pub fn resize_linear_window(image: &Image, width: usize, height: usize, window: 
         }));
     }
     Image::new(window.width, window.height, pixels)
+}
+
+/// The input pixels that an output pixel is made of, and their weights in 2⁻²².
+struct Blend {
+    first: usize,
+    weights: Vec<u32>,
+}
+
+impl Blend {
+    /// A triangle, as wide as a pixel of the smaller side.
+    fn of(output: usize, n_out: usize, n_in: usize) -> Self {
+        let scale = n_in as f64 / n_out as f64;
+        let width = scale.max(1.0);
+        let centre = (output as f64 + 0.5) * scale;
+        let first = (centre - width + 0.5).max(0.0) as usize;
+        let end = ((centre + width + 0.5) as usize).min(n_in);
+        let weight = |i: usize| (1.0 - ((i as f64 - centre + 0.5) / width).abs()).max(0.0);
+        let total: f64 = (first..end).map(weight).sum();
+        let fixed = |i: usize| (0.5 + weight(i) / total * f64::from(1 << 22)) as u32;
+        Self { first, weights: (first..end).map(fixed).collect() }
+    }
+
+    /// The sum over `value(i)` of input pixels.
+    fn sum(&self, value: impl Fn(usize) -> u8) -> u8 {
+        let terms = self.weights.iter().enumerate();
+        let sum: u32 = terms.map(|(i, weight)| weight * u32::from(value(self.first + i))).sum();
+        ((sum + (1 << 21)) >> 22).min(255) as u8
+    }
+}
+
+/// What a bilinear resize to `width` by `height` that smooths where it shrinks has within `window`; only
+/// that is computed.
+///
+/// Equals Pillow's `Image.resize((width, height), Image.BILINEAR)` on 8 bits, across first and then down.
+///
+/// # Panics
+///
+/// If a size is 0 or `window` reaches beyond the resized picture.
+pub fn resize_smooth(image: &Image, width: usize, height: usize, window: Window) -> Image {
+    assert!(image.width > 0 && image.height > 0 && width > 0 && height > 0, "resize_smooth: size");
+    window.assert_within(width, height);
+    let blends = |start: usize, len: usize, n_out: usize, n_in: usize| -> Vec<Blend> {
+        (start..start + len).map(|d| Blend::of(d, n_out, n_in)).collect()
+    };
+    let columns = blends(window.x, window.width, width, image.width);
+    let rows = blends(window.y, window.height, height, image.height);
+    let (Some(top), Some(last)) = (rows.first(), rows.last()) else {
+        return Image::new(window.width, 0, Vec::new());
+    };
+    let (top, end) = (top.first, last.first + last.weights.len());
+    let mut across = Vec::with_capacity((end - top) * window.width * 3);
+    for row in image.pixels[top * image.width * 3..end * image.width * 3].chunks(image.width * 3) {
+        for blend in &columns {
+            across.extend((0..3).map(|c| blend.sum(|x| row[3 * x + c])));
+        }
+    }
+    let line = window.width * 3;
+    let mut pixels = Vec::with_capacity(window.height * line);
+    for blend in &rows {
+        pixels.extend((0..line).map(|i| blend.sum(|y| across[(y - top) * line + i])));
+    }
+    Image::new(window.width, window.height, pixels)
+}
+
+/// Resizes by taking for each pixel the one at `⌊i · (in / out)⌋` in single precision.
+///
+/// Equals `torch.nn.functional.interpolate(mode="nearest")`.
+///
+/// # Panics
+///
+/// If a size is 0.
+pub fn resize_floor(labels: &LabelMap, width: usize, height: usize) -> LabelMap {
+    assert!(labels.width > 0 && labels.height > 0 && width > 0 && height > 0, "resize_floor");
+    let pick = |n_out: usize, n_in: usize| -> Vec<usize> {
+        let scale = n_in as f32 / n_out as f32;
+        (0..n_out).map(|i| ((i as f32 * scale) as usize).min(n_in - 1)).collect()
+    };
+    pick_pixels(labels, &pick(width, labels.width), &pick(height, labels.height))
 }
 
 /// Resizes by taking for each pixel the one at `⌊i · (in / out)⌋`.
@@ -350,6 +458,11 @@ mod tests {
             let nearest = data(&format!("out.cv_nearest.{w}x{h}")).to_vec();
             let nearest = LabelMap::new(w, h, nearest);
             assert_eq!(resize_nearest(&labels, w, h), nearest, "nearest {w}x{h}");
+            let smooth = swapped(data(&format!("out.pil_bilinear.{w}x{h}")));
+            let got = resize_smooth(&image, w, h, Window::all(w, h));
+            assert_eq!(got, Image::new(w, h, smooth), "smooth {w}x{h}");
+            let floor = data(&format!("out.torch_nearest.{w}x{h}")).to_vec();
+            assert_eq!(resize_floor(&labels, w, h), LabelMap::new(w, h, floor), "floor {w}x{h}");
         }
 
         let pixels = || image.pixels.as_chunks::<3>().0.iter().copied();
@@ -364,12 +477,17 @@ mod tests {
         assert!(shifted(1.0, -21.5) == data("out.brightness_m21.5"), "brightness");
         assert!(shifted(1.37, 0.0) == data("out.contrast_1.37"), "contrast");
 
-        let sizes: Vec<usize> = (data("out.mmcv_sizes").as_chunks::<8>().0.iter())
-            .map(|v| i64::from_le_bytes(*v) as usize)
-            .collect();
-        assert_eq!(sizes.len(), 25 * 6);
-        for row in sizes.chunks_exact(6) {
-            assert_eq!(rescaled_size(row[0], row[1], row[2], row[3]), (row[4], row[5]), "{row:?}");
+        let sizes = |name: &str| -> Vec<[usize; 6]> {
+            let numbers = data(name).as_chunks::<8>().0.iter();
+            let numbers: Vec<usize> = numbers.map(|v| i64::from_le_bytes(*v) as usize).collect();
+            assert_eq!(numbers.len(), 25 * 6);
+            numbers.as_chunks::<6>().0.to_vec()
+        };
+        for row @ [w, h, long, short, new_w, new_h] in sizes("out.mmcv_sizes") {
+            assert_eq!(rescaled_size(w, h, long, short), (new_w, new_h), "{row:?}");
+        }
+        for row @ [h, w, edge, longest, new_h, new_w] in sizes("out.d2_sizes") {
+            assert_eq!(shortest_edge_size(w, h, edge, longest), (new_w, new_h), "{row:?}");
         }
     }
 
@@ -380,6 +498,8 @@ mod tests {
             let all = resize_linear(&image, w, h);
             let window = Window { x: w / 3, y: h / 2, width: w - w / 3, height: h.div_ceil(3) };
             assert_eq!(resize_linear_window(&image, w, h, window), crop_image(&all, window));
+            let all = resize_smooth(&image, w, h, Window::all(w, h));
+            assert_eq!(resize_smooth(&image, w, h, window), crop_image(&all, window));
         }
         let image = testing::image(20, 12, 2);
         let window = Window { x: 3, y: 1, width: 5, height: 4 };

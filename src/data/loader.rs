@@ -51,6 +51,8 @@ pub struct LoaderOptions {
     pub order: Order,
     /// What happens to the samples.
     pub augmentation: Augmentation,
+    /// What the sides of a batch are padded to a multiple of.
+    pub divisor: usize,
     /// Index of the first batch that [`Loader::next`] gives; to resume, how many there were.
     pub first_batch: u64,
     /// Whether decoded samples stay in memory, if all of them take less than 1 GiB.
@@ -65,6 +67,7 @@ impl Default for LoaderOptions {
             seed: 0,
             order: Order::default(),
             augmentation: Augmentation::default(),
+            divisor: 1,
             first_batch: 0,
             cache: true,
         }
@@ -89,8 +92,8 @@ pub struct Batch {
     pub height: usize,
     /// W.
     pub width: usize,
-    /// `[B, H, W, 4]`: red, green, blue and 255, or four zeros where the sample is padded at the
-    /// right and the bottom; normalisation is to leave zeros there.
+    /// `[B, H, W, 4]`: red, green, blue and 255, or where the sample is padded at the right and
+    /// the bottom: four zeros, for normalisation to leave zeros there, or [`Augmentation::pad_value`].
     pub rgba: Vec<u8>,
     /// `[B, H, W]`: classes, and [`IGNORE`] where the sample says so or is padded.
     pub labels: Vec<u8>,
@@ -153,6 +156,7 @@ impl Loader {
             cached_bytes: AtomicUsize::new(0),
             items,
             augmentation: options.augmentation,
+            divisor: options.divisor,
             seed: options.seed,
         });
         let ahead = 2 * options.batch_size + options.workers;
@@ -335,6 +339,7 @@ struct Source {
     read: Reader,
     items: Vec<Item>,
     augmentation: Augmentation,
+    divisor: usize,
     seed: u64,
     cache: Option<Vec<OnceLock<Arc<Sample>>>>,
     cached_bytes: AtomicUsize,
@@ -348,7 +353,8 @@ impl Source {
             let sample = self.decoded(index)?;
             let mut rng = Rng::new(self.seed, AUGMENT_STREAM + k);
             let sample = self.augmentation.distort(&sample, &mut rng);
-            Ok(Packed::new(sample, item.image.clone(), self.augmentation.crop_size))
+            let path = item.image.clone();
+            Ok(Packed::new(sample, path, &self.augmentation, self.divisor))
         })
     }
 
@@ -383,10 +389,12 @@ struct Packed {
 }
 
 impl Packed {
-    fn new(sample: Sample, path: PathBuf, crop_size: Option<[usize; 2]>) -> Self {
+    fn new(sample: Sample, path: PathBuf, augmentation: &Augmentation, divisor: usize) -> Self {
         let Sample { name, image, labels } = sample;
-        let [height, width] = crop_size.unwrap_or([image.height, image.width]);
-        let mut rgba = vec![0; height * width * 4];
+        let size = augmentation.crop_size.unwrap_or([image.height, image.width]);
+        let [height, width] = size.map(|side| side.next_multiple_of(divisor));
+        let padding = augmentation.pad_value.map_or([0; 4], |grey| [grey, grey, grey, 255]);
+        let mut rgba = padding.repeat(height * width);
         let mut ids = vec![IGNORE; height * width];
         let rows = image.pixels.chunks_exact(image.width * 3);
         for (row, to) in rows.zip(rgba.chunks_exact_mut(width * 4)) {
@@ -480,6 +488,7 @@ mod tests {
             cat_max_ratio: 0.75,
             flip: 0.5,
             photometric: true,
+            ..Augmentation::default()
         }
     }
 
@@ -627,6 +636,25 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn batches_are_padded_to_the_divisor_with_the_grey_that_is_wanted() {
+        let folder = Folder::of_pairs(1, 5, 3);
+        let augmentation = Augmentation { pad_value: Some(128), ..Augmentation::default() };
+        let options =
+            LoaderOptions { augmentation, divisor: 4, workers: 1, ..LoaderOptions::default() };
+        let batch = loader(&folder, options).unwrap().next().unwrap();
+        assert_eq!((batch.height, batch.width), (4, 8));
+        let padded = |i: &usize| i % 8 >= 5 || i / 8 >= 3;
+        for i in (0..32).filter(padded) {
+            assert_eq!(batch.rgba[4 * i..][..4], [128, 128, 128, 255]);
+            assert_eq!(batch.labels[i], IGNORE);
+        }
+        assert_eq!(batch.labels.iter().filter(|&&l| l != IGNORE).count(), {
+            let labels = testing::labels(5, 3, 3, 0);
+            labels.ids.iter().filter(|&&l| l != IGNORE).count()
+        });
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub mod loader;
 mod mat;
 mod raster;
 
-pub use augment::{Augmentation, Ratios, Resize};
+pub use augment::{Augmentation, Ratios, Resize, ShortestEdge};
 pub use check::{Problem, Report, Severity, check, check_as};
 pub use dataset::{Dataset, Item, Sample};
 pub use layout::Format;

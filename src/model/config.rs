@@ -238,6 +238,11 @@ impl ModelConfig {
         self.windowed.clone().unwrap_or_else(|| vec![true, true, third, last])
     }
 
+    /// What the sides of pictures are padded to a multiple of: 32 for heads that find masks, else 1.
+    pub fn size_divisor(&self) -> usize {
+        if self.head.finds_masks() { 32 } else { 1 }
+    }
+
     /// Layers of the transformer decoder.
     pub fn decoder_layers(&self) -> usize {
         match (self.dec_layers, self.head) {

@@ -47,23 +47,41 @@ enum Decoder {
     Mask(MaskHead),
 }
 
-/// What the sides of pictures are padded to a multiple of for heads that find masks.
-const DIVISOR: usize = 32;
-
 /// Weight of "no object" in the class loss of heads that find masks; published checkpoints carry it.
 const NO_OBJECT: f32 = 0.1;
 
-/// The two losses of a training step, and their sum.
+/// The losses of a training step, each times its weight, and their sum.
 #[derive(Debug)]
 pub struct Losses {
-    /// `[1]`: `ce + cate`.
+    /// `[1]`: the sum.
     pub total: Tensor,
-    /// `[1]`: cross entropy of the prediction.
+    /// `[1]`: cross entropy of the prediction, or of the classes of the last layer's queries.
     pub ce: Tensor,
-    /// `[1]`: cross entropy of the summed priors times its weight; none for a plain Swin.
+    /// `[1]`: cross entropy of the summed priors; none for a plain Swin.
     pub cate: Option<Tensor>,
-    /// `[1]`: percent of all pixels that are predicted right; ignored ones count as wrong.
-    pub accuracy: Tensor,
+    /// `[1]`: percent of all pixels that are predicted right; ignored ones count as wrong. None for heads
+    /// that find masks.
+    pub accuracy: Option<Tensor>,
+    /// Of each layer of a head that finds masks, the last one at the end.
+    pub layers: Vec<LayerLosses>,
+}
+
+impl Losses {
+    /// Every term but [`ce`](Self::ce) and [`cate`](Self::cate): its name, as detectron2's logs have it, the
+    /// tensor that it is in, and its place there.
+    pub fn more_terms(&self) -> Vec<(String, &Tensor, usize)> {
+        let mut terms = Vec::new();
+        for (i, layer) in self.layers.iter().enumerate() {
+            let last = i + 1 == self.layers.len();
+            let name = |term: &str| if last { term.to_owned() } else { format!("{term}_{i}") };
+            if !last {
+                terms.push((name("loss_ce"), &layer.class, 0));
+            }
+            terms.push((name("loss_mask"), &layer.masks, 0));
+            terms.push((name("loss_dice"), &layer.masks, 1));
+        }
+        terms
+    }
 }
 
 /// How the losses of a training step are weighed.
@@ -71,13 +89,15 @@ pub struct Losses {
 pub struct LossSettings {
     /// Weight of the priors' cross entropy.
     pub cate_w: f32,
-    /// Online hard example mining: how many pixels per image count.
+    /// Online hard example mining: how many pixels per image count. Not for heads that find masks.
     pub ohem_min_kept: Option<usize>,
+    /// For heads that find masks.
+    pub masks: MaskSettings,
 }
 
 impl Default for LossSettings {
     fn default() -> Self {
-        Self { cate_w: 0.4, ohem_min_kept: None }
+        Self { cate_w: 0.4, ohem_min_kept: None, masks: MaskSettings::default() }
     }
 }
 
@@ -163,7 +183,7 @@ impl Model {
         let Decoder::Mask(head) = &self.decoder else {
             panic!("{:?} finds no masks", self.config.head)
         };
-        let image = pad(tape, image);
+        let image = pad(tape, image, self.config.size_divisor());
         let features = tape.scope("backbone", |tape| self.backbone.forward(tape, &image));
         let layers = tape.scope("sem_seg_head", |tape| head.forward(tape, &features.maps));
         let prior = semantic_branch(tape, &features, true);
@@ -174,6 +194,11 @@ impl Model {
     ///
     /// - `image`: normalised, `[B, H, W, 3]`
     /// - `labels`: class ids of `[B, H, W]`, four to a word, 255 where ignored
+    ///
+    /// # Panics
+    ///
+    /// If H or W is no multiple of [`size_divisor`](ModelConfig::size_divisor).
+    #[track_caller]
     pub fn losses(
         &self,
         tape: &mut Tape,
@@ -181,7 +206,21 @@ impl Model {
         labels: &Tensor,
         settings: LossSettings,
     ) -> Losses {
-        let (height, width) = (image.dims()[1], image.dims()[2]);
+        let [batch, height, width, _] = *image.dims() else {
+            panic!("losses: an image of {:?}", image.shape())
+        };
+        if self.config.head.finds_masks() {
+            let size = [batch, height, width];
+            let divisor = self.config.size_divisor();
+            let fits = height.is_multiple_of(divisor) && width.is_multiple_of(divisor);
+            assert!(fits, "losses: {size:?} is not padded to multiples of {divisor}");
+            let predictions = self.forward_masks(tape, image);
+            let SetLosses { total, layers, cate } = tape.scope("criterion", |tape| {
+                set_losses(tape, &predictions, labels, size, settings.masks, settings.cate_w, None)
+            });
+            let ce = layers.last().expect("a head has layers").class.clone();
+            return Losses { total, ce, cate, accuracy: None, layers };
+        }
         let (logits, prior) = self.forward_with_prior(tape, image);
         let plain = CrossEntropy { height, width, weight: 1.0, ohem_min_kept: None };
         let main = CrossEntropy { ohem_min_kept: settings.ohem_min_kept, ..plain };
@@ -194,7 +233,8 @@ impl Model {
             Some(cate) => ops::add(tape, &output.loss, cate),
             None => output.loss.clone(),
         };
-        Losses { total, ce: output.loss, cate, accuracy: output.accuracy }
+        let (ce, accuracy) = (output.loss, Some(output.accuracy));
+        Losses { total, ce, cate, accuracy, layers: Vec::new() }
     }
 }
 
@@ -216,12 +256,12 @@ fn encoder_init(config: &ModelConfig, name: &str, fan_in: Option<usize>) -> Opti
     }
 }
 
-/// `image`, `[B, H, W, 3]`, with zeros right and below to multiples of [`DIVISOR`].
-fn pad(tape: &mut Tape, image: &Tensor) -> Tensor {
+/// `image`, `[B, H, W, 3]`, with zeros right and below to multiples of `divisor`.
+fn pad(tape: &mut Tape, image: &Tensor, divisor: usize) -> Tensor {
     let mut image = image.clone();
     for axis in [1, 2] {
         let mut dims = image.dims().to_vec();
-        dims[axis] = dims[axis].next_multiple_of(DIVISOR) - dims[axis];
+        dims[axis] = dims[axis].next_multiple_of(divisor) - dims[axis];
         if dims[axis] > 0 {
             let zeros = ops::fill(tape.recorder(), &dims[..], 0.0);
             image = ops::concat(tape, [&image, &zeros], axis);

@@ -5,6 +5,7 @@ use std::thread;
 
 use super::metrics::Confusion;
 use super::recipe::Recipe;
+use crate::data::image_ops::Window;
 use crate::data::{Augmentation, Dataset, IGNORE, Image, Item, Sample, default_workers, image_ops};
 use crate::infer::{Frame, Segmenter, Slide, View};
 use crate::{Error, Result};
@@ -20,6 +21,8 @@ const BATCH_PIXELS: usize = 8 * 512 * 512;
 pub struct EvalOptions {
     /// Sides of the box that pictures are scaled into; none: they keep their size.
     pub resize: Option<[usize; 2]>,
+    /// Whether scaling smooths as Pillow's does.
+    pub smooth: bool,
     /// Windows instead of the whole picture.
     pub slide: Option<Slide>,
     /// What the box, or the picture where there is none, is multiplied by; probabilities are averaged.
@@ -33,7 +36,7 @@ pub struct EvalOptions {
 impl Default for EvalOptions {
     /// Each picture once, as a whole, at its size.
     fn default() -> Self {
-        Self { resize: None, slide: None, scales: vec![1.0], flip: false, batch: 8 }
+        Self { resize: None, smooth: false, slide: None, scales: vec![1.0], flip: false, batch: 8 }
     }
 }
 
@@ -41,7 +44,8 @@ impl EvalOptions {
     /// What the recipe says.
     pub fn of(recipe: &Recipe) -> Self {
         let eval = &recipe.eval;
-        Self { resize: eval.resize, slide: eval.slide.clone(), ..Self::default() }
+        let slide = eval.slide.clone();
+        Self { resize: eval.resize, smooth: eval.smooth, slide, ..Self::default() }
     }
 
     /// The same at six scales, each straight and mirrored.
@@ -49,7 +53,7 @@ impl EvalOptions {
         Self { scales: TTA_SCALES.into(), flip: true, ..self }
     }
 
-    /// The looks that are taken at `image`. Scaling is OpenCV's, bit for bit.
+    /// The looks that are taken at `image`. Scaling is OpenCV's, or Pillow's, bit for bit.
     ///
     /// # Errors
     ///
@@ -69,7 +73,13 @@ impl EvalOptions {
             let frame = if goal == (width, height) {
                 Frame::from_rgb(height, width, &image.pixels)?
             } else {
-                let scaled = image_ops::resize_linear(image, goal.0, goal.1);
+                let (width, height) = goal;
+                let scaled = match self.smooth {
+                    true => {
+                        image_ops::resize_smooth(image, width, height, Window::all(width, height))
+                    }
+                    false => image_ops::resize_linear(image, width, height),
+                };
                 Frame::from_rgb(scaled.height, scaled.width, &scaled.pixels)?
             };
             if self.flip {

@@ -5,6 +5,7 @@
 //! checkpoint; the line about a checkpoint comes *before* the file is written. Then a run that was
 //! interrupted and resumed has, but for [`Event::Resume`] and [`TIMES`], the log of one that was not.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -97,6 +98,10 @@ pub struct Step {
     /// Weighted cross entropy of the semantic maps; absent in a model without.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_cate: Option<f32>,
+    /// The other terms by name, each times its weight: `loss_mask` and `loss_dice` of the last layer of a head that
+    /// finds masks, `loss_ce_0`, `loss_mask_0`, … of the layers before it.
+    #[serde(flatten)]
+    pub loss_terms: BTreeMap<String, f32>,
     /// The learning rate that it used.
     pub lr: f64,
     /// Speed of late.
@@ -225,6 +230,7 @@ mod tests {
             loss: 1.0 / iteration as f32,
             loss_ce: 0.1,
             loss_cate: (iteration > 2).then_some(0.25),
+            loss_terms: BTreeMap::new(),
             lr: 1e-4,
             images_per_s: 3.5,
             seconds_left: 10.0,

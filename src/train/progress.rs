@@ -208,6 +208,7 @@ mod tests {
             loss: 0.5,
             loss_ce: 0.4,
             loss_cate: Some(0.1),
+            loss_terms: std::collections::BTreeMap::new(),
             lr: 1e-3,
             images_per_s: 7.125,
             seconds_left: 3725.4,

@@ -30,7 +30,8 @@ use super::strict::{self, KeyError};
 use crate::data::{Augmentation, Format, Order};
 use crate::gpu::Profile;
 pub use crate::infer::Slide;
-use crate::model::{LossSettings, ModelConfig};
+use crate::model::{LossSettings, MaskSettings, ModelConfig, PointSettings};
+use crate::ops::MaskWeights;
 use crate::optim::AdamWSettings;
 use crate::wgpu::DeviceType;
 use crate::{Error, Result, Tape, Tensor};
@@ -91,6 +92,8 @@ pub struct DataTable {
 pub struct OptimizerTable {
     /// Base learning rate, before the schedule.
     pub lr: f64,
+    /// What the encoder's learning rate is multiplied by.
+    pub backbone_lr: f64,
     /// Decay of the first and second moments.
     pub betas: [f64; 2],
     /// Added to the root of the second moment.
@@ -126,7 +129,7 @@ pub struct ScheduleTable {
     pub min_lr: f64,
 }
 
-/// `[loss]`.
+/// `[loss]`. Heads that find masks have `cate_w` and all but `ohem_min_kept`; the others have those two.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LossTable {
@@ -136,6 +139,22 @@ pub struct LossTable {
     /// loss, count. `"none"`: all do.
     #[serde(with = "strict::none")]
     pub ohem_min_kept: Option<usize>,
+    /// Weight of the queries' classes, in the loss and in what a match costs.
+    pub class_w: f64,
+    /// Weight of the masks, pixel by pixel.
+    pub mask_w: f64,
+    /// Weight of the masks' overlap.
+    pub dice_w: f64,
+    /// What a query without a target counts, next to one with.
+    pub no_object_w: f64,
+    /// Points at which a mask is compared with its target, by binary cross entropy, as Mask2Former does;
+    /// `"none"`: the whole picture, by focal loss, as MaskFormer does.
+    #[serde(with = "strict::none")]
+    pub num_points: Option<usize>,
+    /// Candidates for these points, in units of their number.
+    pub oversample: f64,
+    /// Part of the points that are the candidates where the mask is least certain.
+    pub importance: f64,
 }
 
 /// `[eval]`: evaluation during the run, and always at its end.
@@ -153,6 +172,9 @@ pub struct EvalTable {
     /// keep their size.
     #[serde(with = "strict::none")]
     pub resize: Option<[usize; 2]>,
+    /// Whether pictures are smoothed where they shrink into the box, as Pillow does, rather than resized as
+    /// OpenCV does.
+    pub smooth: bool,
     /// `[eval.slide]`: overlapping windows instead of the whole picture at once; `"none"`: the whole picture.
     #[serde(with = "strict::none")]
     pub slide: Option<Slide>,
@@ -239,6 +261,7 @@ impl Default for OptimizerTable {
         let no_decay = ["absolute_pos_embed", "relative_position_bias_table", "norm"];
         Self {
             lr: 1e-4,
+            backbone_lr: 1.0,
             betas: [0.9, 0.999],
             eps: 1e-8,
             weight_decay: 1e-4,
@@ -265,13 +288,30 @@ impl Default for ScheduleTable {
 
 impl Default for LossTable {
     fn default() -> Self {
-        Self { cate_w: 0.4, ohem_min_kept: None }
+        Self {
+            cate_w: 0.4,
+            ohem_min_kept: None,
+            class_w: 2.0,
+            mask_w: 5.0,
+            dice_w: 5.0,
+            no_object_w: 0.1,
+            num_points: Some(12_544),
+            oversample: 3.0,
+            importance: 0.75,
+        }
     }
 }
 
 impl Default for EvalTable {
     fn default() -> Self {
-        Self { every: 8000, split: "val".into(), max_images: None, resize: None, slide: None }
+        Self {
+            every: 8000,
+            split: "val".into(),
+            max_images: None,
+            resize: None,
+            smooth: false,
+            slide: None,
+        }
     }
 }
 
@@ -325,8 +365,19 @@ impl Recipe {
 
     /// How the losses are weighed.
     pub fn loss_settings(&self) -> LossSettings {
-        let LossTable { cate_w, ohem_min_kept } = self.loss;
-        LossSettings { cate_w: cate_w as f32, ohem_min_kept }
+        let LossTable { cate_w, ohem_min_kept, no_object_w, num_points, .. } = self.loss;
+        let [class, mask, dice, oversample, importance] = [
+            self.loss.class_w,
+            self.loss.mask_w,
+            self.loss.dice_w,
+            self.loss.oversample,
+            self.loss.importance,
+        ]
+        .map(|v| v as f32);
+        let points = num_points.map(|count| PointSettings { count, oversample, importance });
+        let weights = MaskWeights { class, mask, dice };
+        let masks = MaskSettings { weights, no_object: no_object_w as f32, points };
+        LossSettings { cate_w: cate_w as f32, ohem_min_kept, masks }
     }
 
     /// Reads the file `path`.
@@ -530,6 +581,8 @@ impl Recipe {
             lr, betas, eps, weight_decay, no_decay, clip_norm, accumulate, ..
         } = optimizer;
         number("optimizer.lr", *lr, *lr > 0.0, "a number above 0")?;
+        let factor = optimizer.backbone_lr;
+        number("optimizer.backbone_lr", factor, factor >= 0.0, "0 or more")?;
         for beta in betas {
             number("optimizer.betas", *beta, (0.0..1.0).contains(beta), "in 0..1")?;
         }
@@ -551,7 +604,22 @@ impl Recipe {
         let below_base = (0.0..=*lr).contains(&min_lr);
         number("schedule.min_lr", min_lr, below_base, "between 0 and optimizer.lr")?;
 
-        number("loss.cate_w", loss.cate_w, loss.cate_w >= 0.0, "0 or more")?;
+        for (key, weight) in [
+            ("loss.cate_w", loss.cate_w),
+            ("loss.class_w", loss.class_w),
+            ("loss.mask_w", loss.mask_w),
+            ("loss.dice_w", loss.dice_w),
+        ] {
+            number(key, weight, weight >= 0.0, "0 or more")?;
+        }
+        let LossTable { no_object_w, oversample, importance, .. } = *loss;
+        // With 0, a batch without any target would have no loss at all.
+        number("loss.no_object_w", no_object_w, no_object_w > 0.0, "a number above 0")?;
+        if let Some(points) = loss.num_points {
+            at_least_1("loss.num_points", points, 1 << 20)?;
+        }
+        number("loss.oversample", oversample, (1.0..=64.0).contains(&oversample), "in 1..=64")?;
+        number("loss.importance", importance, (0.0..=1.0).contains(&importance), "in 0..=1")?;
         if let Some(kept) = loss.ohem_min_kept {
             at_least_1("loss.ohem_min_kept", kept, 1 << 30)?;
         }
@@ -580,6 +648,11 @@ impl Recipe {
 }
 
 impl OptimizerTable {
+    /// What the learning rate of the parameter `name` is multiplied by.
+    pub fn lr_factor_of(&self, name: &str) -> f64 {
+        if name.starts_with("backbone.") { self.backbone_lr } else { 1.0 }
+    }
+
     /// The weight decay of the parameter `name` with `rank` axes.
     pub fn weight_decay_of(&self, name: &str, rank: usize) -> f64 {
         let exempt = self.no_decay.iter().any(|part| name.contains(part));
@@ -851,7 +924,11 @@ mod tests {
             ("[scheduel]", "r.toml:1: scheduel: unknown key; did you mean schedule?"),
             ("schedule.lr = 1", "r.toml:1: schedule.lr: unknown key; did you mean optimizer.lr?"),
             ("[model]\nhaed = 1", "r.toml:2: model.haed: unknown key; did you mean model.head?"),
-            ("[loss]\nzzz = 1", "r.toml:2: loss.zzz: unknown key; there are cate_w, ohem_min_kept"),
+            (
+                "[loss]\nzzz = 1",
+                "r.toml:2: loss.zzz: unknown key; there are cate_w, ohem_min_kept, \
+                                       class_w, mask_w, dice_w, no_object_w, num_points, oversample, importance",
+            ),
         ] {
             assert_eq!(error(text, &[]), wanted);
         }

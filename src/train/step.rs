@@ -45,6 +45,8 @@ impl Step {
         batch: usize,
         [height, width]: [usize; 2],
     ) -> Result<Self> {
+        let divisor = model.config().size_divisor();
+        let [height, width] = [height, width].map(|side| side.next_multiple_of(divisor));
         let pictures = Tensor::pinned("pictures", [batch, height, width]);
         let labels = Tensor::pinned("labels", [(batch * height * width).div_ceil(4)]);
         let state = Tensor::pinned("random state", [4]);

@@ -1,5 +1,6 @@
 //! The training loop: batches in, checkpoints, log and pictures out.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -121,14 +122,18 @@ struct Run {
     best: Option<f64>,
 }
 
+/// Names of losses that every line of the log has.
+const TOTAL: &str = "loss";
+const CE: &str = "loss_ce";
+const CATE: &str = "loss_cate";
+
 /// The forward and backward pass for batches of one shape.
 struct Pass {
     shape: [usize; 3],
     rgba: Tensor,
     labels: Tensor,
-    total: Tensor,
-    ce: Tensor,
-    cate: Option<Tensor>,
+    /// All of them together; cross entropy; that of priors, if there are any; and the others.
+    losses: Vec<(String, Tensor, usize)>,
     plan: Plan,
 }
 
@@ -155,7 +160,8 @@ impl Run {
         let recipe = &options.recipe;
         let mut adamw = AdamW::new(model.parameters(), recipe.adamw_settings());
         adamw.set_groups(gpu, model.parameters(), |name, rank| {
-            (1.0, recipe.optimizer.weight_decay_of(name, rank) as f32)
+            let table = &recipe.optimizer;
+            (table.lr_factor_of(name) as f32, table.weight_decay_of(name, rank) as f32)
         })?;
         model.parameters().initialise(gpu, recipe.seed)?;
         let mut notes = Vec::new();
@@ -256,6 +262,7 @@ impl Run {
                 seed: recipe.data_seed(),
                 order: recipe.data.order,
                 augmentation: recipe.augment.clone(),
+                divisor: recipe.model.size_divisor(),
                 first_batch: (self.iteration * accumulate) as u64,
                 cache: true,
             },
@@ -264,7 +271,7 @@ impl Run {
         while self.iteration < iterations {
             let start = Instant::now();
             let lr = schedule.lr(self.iteration);
-            let mut losses = [0.0; 3];
+            let mut losses: BTreeMap<String, f32> = BTreeMap::new();
             for part in 0..accumulate {
                 let batch = loader.next()?;
                 let shape = [batch.batch, batch.height, batch.width];
@@ -275,15 +282,17 @@ impl Run {
                 }
                 let pass = pass.as_ref().expect("recorded above");
                 let number = (self.iteration * accumulate + part) as u64;
-                for (sum, loss) in losses.iter_mut().zip(self.run_pass(pass, &batch, number)?) {
-                    *sum += loss / accumulate as f32;
+                for (name, loss) in self.run_pass(pass, &batch, number)? {
+                    *losses.entry(name).or_default() += loss / accumulate as f32;
                 }
             }
             self.adamw.prepare(&self.gpu, lr)?;
             self.update()?.run()?;
             self.iteration += 1;
 
-            let [loss, loss_ce, loss_cate] = losses;
+            let mut take = |name: &str| losses.remove(name);
+            let [loss, loss_ce] = [TOTAL, CE].map(|name| take(name).expect("every model has it"));
+            let loss_cate = take(CATE);
             if !loss.is_finite() {
                 return Err(Error::invalid(
                     format!("iteration {}", self.iteration),
@@ -291,12 +300,12 @@ impl Run {
                 ));
             }
             self.pace.step(self.batch_size * accumulate, start.elapsed());
-            let has_cate = recipe.model.num_sem_blocks.iter().any(|&n| n > 0);
             let step = Step {
                 iteration: self.iteration,
                 loss,
                 loss_ce,
-                loss_cate: has_cate.then_some(loss_cate),
+                loss_cate,
+                loss_terms: losses,
                 lr,
                 images_per_s: self.pace.images_per_s(),
                 seconds_left: self.pace.seconds_left(iterations - self.iteration),
@@ -339,18 +348,22 @@ impl Run {
         let image = ops::normalize(tape.recorder(), &rgba, normalize);
         let losses = self.model.losses(&mut tape, &image, &labels, recipe.loss_settings());
         let recorder = tape.recorder();
-        let total = recorder.keep(&losses.total, "loss");
-        let ce = recorder.keep(&losses.ce, "cross entropy");
-        let cate = losses.cate.as_ref().map(|cate| recorder.keep(cate, "cross entropy of priors"));
+        let own =
+            [(TOTAL, Some(&losses.total)), (CE, Some(&losses.ce)), (CATE, losses.cate.as_ref())];
+        let own = own.into_iter().filter_map(|(name, term)| Some((name.to_owned(), term?, 0)));
+        let kept = own
+            .chain(losses.more_terms())
+            .map(|(name, term, at)| (name, recorder.keep(term, "losses"), at))
+            .collect();
         let (mut recorder, gradients) = tape.backward(&losses.total);
         self.adamw.record_gradients(&mut recorder, self.model.parameters(), &gradients)?;
         self.progress.say(&memory_line(&Plan::describe(&recorder)));
         let plan = Plan::new(&self.gpu, &recorder)?;
-        Ok(Pass { shape, rgba, labels, total, ce, cate, plan })
+        Ok(Pass { shape, rgba, labels, losses: kept, plan })
     }
 
-    /// One batch's gradients; its losses: total, prediction, priors.
-    fn run_pass(&self, pass: &Pass, batch: &Batch, number: u64) -> Result<[f32; 3]> {
+    /// One batch's gradients; its losses by name.
+    fn run_pass(&self, pass: &Pass, batch: &Batch, number: u64) -> Result<Vec<(String, f32)>> {
         let seed = self.options.recipe.seed;
         let words = [seed as u32, (seed >> 32) as u32, number as u32, (number >> 32) as u32];
         self.random.write(&self.gpu, &words)?;
@@ -359,9 +372,10 @@ impl Run {
         labels.resize(labels.len().next_multiple_of(4), crate::data::IGNORE);
         pass.labels.write(&self.gpu, &labels)?;
         pass.plan.run()?;
-        let read = |t: &Tensor| Ok::<_, Error>(t.read(&self.gpu)?[0]);
-        let cate = pass.cate.as_ref().map_or(Ok(0.0), read)?;
-        Ok([read(&pass.total)?, read(&pass.ce)?, cate])
+        let read = |(name, term, at): &(String, Tensor, usize)| {
+            Ok((name.clone(), term.read(&self.gpu)?[*at]))
+        };
+        pass.losses.iter().map(read).collect()
     }
 
     /// The update of all parameters; planned on first use.
