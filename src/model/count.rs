@@ -258,11 +258,8 @@ impl ModelConfig {
     /// Height and width of each stage's map.
     fn stage_sizes(&self, height: usize, width: usize) -> Vec<[usize; 2]> {
         // Heads that find masks have the picture padded.
-        let padded = |side: usize| match self.head.finds_masks() {
-            true => side.next_multiple_of(super::DIVISOR),
-            false => side,
-        };
-        let first = [height, width].map(|side| padded(side).div_ceil(4));
+        let divisor = self.size_divisor();
+        let first = [height, width].map(|side| side.next_multiple_of(divisor).div_ceil(4));
         let halved = |size: &[usize; 2]| Some(size.map(|side| side.div_ceil(2)));
         std::iter::successors(Some(first), halved).take(self.depths.len()).collect()
     }
