@@ -103,7 +103,7 @@ pub(crate) fn run(args: &Args, device: Option<&str>) -> Result<ExitCode> {
 
 fn heading(plan: bool) -> String {
     let line = format!(
-        "{:26} {:14} {:>6} {:>6} {:>12} {:>9} {:>13}",
+        "{:31} {:14} {:>6} {:>6} {:>12} {:>9} {:>13}",
         "recipe", "data set", "mIoU", "multi", "parameters", "crop", "multiply-adds"
     );
     match plan {
@@ -147,7 +147,7 @@ impl Row {
         let percent = |miou: Option<f64>| miou.map_or("-".into(), |miou| format!("{miou:.2}"));
         let [height, width] = self.size;
         let line = format!(
-            "{:26} {:14} {:>6} {:>6} {:>10.2} M {:>9} {:>11.2} G",
+            "{:31} {:14} {:>6} {:>6} {:>10.2} M {:>9} {:>11.2} G",
             self.named.name,
             self.data_set(),
             percent(self.about.miou),

@@ -46,11 +46,15 @@ pub static RECIPES: &[Named] = recipes![
     "semask-t-cityscapes" "semask-s-cityscapes" "semask-b-cityscapes" "semask-l-cityscapes"
     "semask-t-coco-stuff-10k" "semask-s-coco-stuff-10k"
     "semask-b-coco-stuff-10k" "semask-l-coco-stuff-10k"
+    "semask-l-maskformer-ade20k" "semask-l-mask2former-ade20k"
+    "semask-l-fapn-ade20k" "semask-l-msfapn-ade20k" "semask-l-mask2former-cityscapes"
     "swin-t" "swin-s" "swin-b" "swin-l"
     "swin-t-ade20k" "swin-s-ade20k" "swin-b-ade20k" "swin-l-ade20k"
     "swin-t-cityscapes" "swin-s-cityscapes" "swin-b-cityscapes" "swin-l-cityscapes"
     "swin-t-coco-stuff-10k" "swin-s-coco-stuff-10k"
     "swin-b-coco-stuff-10k" "swin-l-coco-stuff-10k"
+    "swin-l-maskformer-ade20k" "swin-l-mask2former-ade20k"
+    "swin-l-fapn-ade20k" "swin-l-msfapn-ade20k" "swin-l-mask2former-cityscapes"
 ];
 
 impl Named {
@@ -116,6 +120,7 @@ mod tests {
     use crate::data::Format;
     use crate::data::augment::Ratios;
     use crate::model::{Model, ModelConfig, PRESETS};
+    use crate::nn::Init;
 
     #[test]
     fn each_file_is_listed_and_each_recipe_is_named_after_its_file() {
@@ -146,7 +151,7 @@ mod tests {
                 published += 1;
             }
         }
-        assert_eq!(published, 12);
+        assert_eq!(published, 17);
     }
 
     #[test]
@@ -217,6 +222,52 @@ mod tests {
                 assert_eq!((recipe.schedule.iterations, recipe.schedule.power), (80_000, 1.0));
                 assert_eq!((recipe.eval.every, recipe.checkpoint.every), (8000, 8000));
                 assert_eq!(recipe.model.drop_path_rate, 0.3);
+            }
+        }
+    }
+
+    /// spec/training.md
+    #[test]
+    fn heads_that_find_masks_train_as_the_official_configurations_do() {
+        for (name, lr, decay, iterations, crop) in [
+            ("maskformer-ade20k", 6e-5, 0.01, 160_000, [640, 640]),
+            ("mask2former-ade20k", 1e-4, 0.05, 160_000, [640, 640]),
+            ("fapn-ade20k", 1e-4, 0.05, 160_000, [640, 640]),
+            ("msfapn-ade20k", 1e-4, 0.05, 160_000, [640, 640]),
+            ("mask2former-cityscapes", 1e-4, 0.05, 90_000, [512, 1024]),
+        ] {
+            let recipe = Recipe::preset(&format!("semask-l-{name}")).unwrap();
+            assert_eq!((recipe.optimizer.lr, recipe.optimizer.weight_decay), (lr, decay));
+            assert_eq!((recipe.schedule.iterations, recipe.schedule.power), (iterations, 0.9));
+            assert_eq!(recipe.schedule.warmup, if lr < 1e-4 { 1500 } else { 0 });
+            assert_eq!(recipe.augment.crop_size, Some(crop));
+            assert_eq!(
+                (recipe.optimizer.clip_norm, recipe.data.batch_size),
+                (Some(0.01), Some(16))
+            );
+            assert_eq!((recipe.loss.ohem_min_kept, recipe.model.drop_path_rate), (None, 0.3));
+            let (windows, side) = match name {
+                "mask2former-cityscapes" => ([true; 4], 7),
+                "fapn-ade20k" | "msfapn-ade20k" => ([true, true, false, false], 12),
+                _ => ([true, true, true, false], 12),
+            };
+            assert_eq!(recipe.model.semantic_windows(), windows, "{name}");
+            assert_eq!(recipe.model.sem_window_size, side);
+
+            // Norms and embeddings are spared, and nothing else.
+            let model = Model::new(&recipe.model).unwrap();
+            for (name, parameter) in model.parameters().trained() {
+                let rank = parameter.tensor.dims().len();
+                let spared = recipe.optimizer.weight_decay_of(name, rank) == 0.0;
+                let norm = matches!(parameter.init, Init::Constant(1.0));
+                let of_norm = name.strip_suffix(".bias").is_some_and(|layer| {
+                    let weight = model.parameters().get(&format!("{layer}.weight"));
+                    weight.is_some_and(|w| matches!(w.init, Init::Constant(1.0)))
+                });
+                let embedding = name.ends_with("relative_position_bias_table")
+                    || name.starts_with("sem_seg_head.predictor.query_")
+                    || name == "sem_seg_head.predictor.level_embed.weight";
+                assert_eq!(spared, norm || of_norm || embedding, "{name}");
             }
         }
     }
