@@ -40,6 +40,11 @@ fn rows_around_a_part_and_beyond_65_535() {
     for rows in [1, 255, 256, 257] {
         check(&[rows, 5], F32);
     }
+    // Parts of 4 to 64 rows on CPU drivers, where lanes share a row evenly: one block to a row, and two.
+    for rows in [1, 3, 4, 5, 1025] {
+        check(&[rows, 32], F32);
+        check(&[rows, 192], F32);
+    }
     // Sums over that many rows; and among so many rows of three some are nearly constant, where
     // 1 / std magnifies the rounding of x - mean.
     check(&[65_543, 3], Tolerance { forward: 2e-5, backward: 1e-3 });

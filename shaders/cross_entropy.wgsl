@@ -260,22 +260,30 @@ fn mean() {
 }
 
 // ---- backward: logits, labels, lse, dy -> dlogits ------------------------------------------------
-// Lanes along the classes; an invocation walks along `strip` cells of a row of logits, as the backward
-// pass of resize.wgsl does, and everything but its class is the same for all lanes.
+// Lanes along the classes, EACH of them to a lane; an invocation walks along `strip` cells of a row of logits,
+// as the backward pass of resize.wgsl does, and everything but its classes is the same for all lanes. On CPU
+// drivers several classes share the work on that.
 
-@compute @workgroup_size(32)
+override LANES: u32 = 32u;
+override EACH: u32 = 1u;
+const MOST: u32 = 5u;
+
+alias Classes = array<f32, MOST>;
+
+@compute @workgroup_size(LANES)
 fn backward(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
     let id = group.x + group.y * groups.x;
-    let slices = (params.classes + 31u) / 32u;
+    let slices = (params.classes + LANES * EACH - 1u) / (LANES * EACH);
     let strips = (params.width + params.strip - 1u) / params.strip;
     let slice = id % slices;
     let strip = id / slices % strips;
     let row = id / slices / strips;
-    let k = slice * 32u + lane;
+    // The lane's first class; the others follow LANES apart, those that exist.
+    let k = slice * LANES * EACH + lane;
     if row >= params.rows || k >= params.classes {
         return;
     }
@@ -284,8 +292,8 @@ fn backward(
     let scale = dy[0] * params.coefficient;
     if SAME_SIZE {
         for (var j = start; j < end; j++) {
-            let at = (row * params.width + j) * params.classes + k;
-            dlogits[at] = scale * slope(logits[at], k, row, j);
+            let v = load_classes(row * params.width + j, k);
+            store_classes(row * params.width + j, k, scale, slopes(v, k, row, j));
         }
         return;
     }
@@ -298,7 +306,7 @@ fn backward(
     var j = max(start, 1u) - 1u;
     var x = cell_start(j, params.width, params.goal_width);
     var column = load_column(bases, j, k);
-    var here = 0.0;
+    var here: Classes;
     for (; j < end; j++) {
         let column_after = load_column(bases, min(j + 1u, params.width - 1u), k);
         let x_start = x;
@@ -306,45 +314,80 @@ fn backward(
             && (j + 1u == params.width || position(x, params.width) < cell_edge(j + 1u, params.goal_width)) {
             x++;
         }
-        var next = 0.0;
+        var next: Classes;
         for (var y = rows.x; y < rows.y; y++) {
             let n = position(y, params.height);
             let above = i > 0u && n < cell_edge(i, params.goal_height);
             let v = cell_weights(n, i - select(0u, 1u, above), params.height, params.goal_height);
-            var left = v.x * column.y + v.y * column.z;
-            var right = v.x * column_after.y + v.y * column_after.z;
-            if above {
-                left = v.x * column.x + v.y * column.y;
-                right = v.x * column_after.x + v.y * column_after.y;
+            // Of the rows above, here and below.
+            let weights = select(vec3(0.0, v), vec3(v, 0.0), above);
+            var left: Classes;
+            var right: Classes;
+            for (var c = 0u; c < EACH; c++) {
+                left[c] = dot(weights, column[c]);
+                right[c] = dot(weights, column_after[c]);
             }
-            var sums = vec2(0.0);
             for (var d = x_start; d < x; d++) {
                 let u = cell_weights(position(d, params.width), j, params.width, params.goal_width);
-                sums += u * slope(u.x * left + u.y * right, k, image * params.goal_height + y, d);
+                var between: Classes;
+                for (var c = 0u; c < EACH; c++) {
+                    between[c] = u.x * left[c] + u.y * right[c];
+                }
+                let slope = slopes(between, k, image * params.goal_height + y, d);
+                for (var c = 0u; c < EACH; c++) {
+                    here[c] += weights.y * u.x * slope[c];
+                    next[c] += weights.y * u.y * slope[c];
+                }
             }
-            let weight = select(v.x, v.y, above);
-            here += weight * sums.x;
-            next += weight * sums.y;
         }
         if j >= start {
-            dlogits[(row * params.width + j) * params.classes + k] = scale * here;
+            store_classes(row * params.width + j, k, scale, here);
         }
         here = next;
         column = column_after;
     }
 }
 
-fn load_column(bases: vec3<u32>, j: u32, k: u32) -> vec3<f32> {
-    let at = (bases + j) * params.classes + k;
-    return vec3(logits[at.x], logits[at.y], logits[at.z]);
+fn class_of(k: u32, c: u32) -> u32 {
+    return min(k + c * LANES, params.classes - 1u);
+}
+
+fn load_classes(pixel: u32, k: u32) -> Classes {
+    var v: Classes;
+    for (var c = 0u; c < EACH; c++) {
+        v[c] = logits[pixel * params.classes + class_of(k, c)];
+    }
+    return v;
+}
+
+fn store_classes(pixel: u32, k: u32, scale: f32, v: Classes) {
+    for (var c = 0u; c < EACH; c++) {
+        if k + c * LANES < params.classes {
+            dlogits[pixel * params.classes + k + c * LANES] = scale * v[c];
+        }
+    }
+}
+
+fn load_column(bases: vec3<u32>, j: u32, k: u32) -> array<vec3<f32>, MOST> {
+    var column: array<vec3<f32>, MOST>;
+    for (var c = 0u; c < EACH; c++) {
+        let at = (bases + j) * params.classes + class_of(k, c);
+        column[c] = vec3(logits[at.x], logits[at.y], logits[at.z]);
+    }
+    return column;
 }
 
 // softmax(v)_k - [k = label] of one pixel; 0 where it has no loss.
-fn slope(v: f32, k: u32, row: u32, x: u32) -> f32 {
+fn slopes(v: Classes, k: u32, row: u32, x: u32) -> Classes {
+    var slope: Classes;
     let normaliser = lse[row * params.chunks * 64u + x];
     if normaliser == WITHOUT_LOSS {
-        return 0.0;
+        return slope;
     }
-    let d = v - normaliser;
-    return exp(d) + 0.0 * d - select(0.0, 1.0, k == label_of(row * params.goal_width + x));
+    let label = label_of(row * params.goal_width + x);
+    for (var c = 0u; c < EACH; c++) {
+        let d = v[c] - normaliser;
+        slope[c] = exp(d) + 0.0 * d - select(0.0, 1.0, k + c * LANES == label);
+    }
+    return slope;
 }

@@ -119,3 +119,166 @@ fn backward_weight(
     parts[group.y * 2u * params.channels + c] = sums.x;
     parts[(group.y * 2u + 1u) * params.channels + c] = sums.y;
 }
+
+// ---- for CPU drivers -----------------------------------------------------------------------------
+// Where a workgroup is a subgroup and its lanes divide the channels: a workgroup has the rows of a part, and
+// rows are BLOCKS blocks of EACH elements per lane in registers. Loops of constant length are unrolled, and what
+// a single block holds is loaded once.
+
+const MOST: u32 = 16u;
+override EACH: u32 = MOST;
+override BLOCKS: u32 = 1u;
+
+alias Block = array<f32, MOST>;
+
+fn block_of_x(at: u32) -> Block {
+    var v: Block;
+    for (var k = 0u; k < EACH; k++) {
+        v[k] = x[at + k * WORKGROUP];
+    }
+    return v;
+}
+
+fn block_of_dy(at: u32) -> Block {
+    var v: Block;
+    for (var k = 0u; k < EACH; k++) {
+        v[k] = dy[at + k * WORKGROUP];
+    }
+    return v;
+}
+
+fn block_of_weight(at: u32) -> Block {
+    var v: Block;
+    for (var k = 0u; k < EACH; k++) {
+        v[k] = weight[at + k * WORKGROUP];
+    }
+    return v;
+}
+
+fn block_of_bias(at: u32) -> Block {
+    var v: Block;
+    for (var k = 0u; k < EACH; k++) {
+        v[k] = bias[at + k * WORKGROUP];
+    }
+    return v;
+}
+
+// ---- forward_rows: x, weight, bias -> y, stats ---------------------------------------------------
+
+@compute @workgroup_size(WORKGROUP)
+fn forward_rows(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let start = (group.x + group.y * groups.x) * params.rows_per_part;
+    let end = min(start + params.rows_per_part, params.rows);
+    let count = f32(params.channels);
+    let wide = EACH * WORKGROUP;
+    var w = block_of_weight(lane);
+    var b = block_of_bias(lane);
+    for (var row = start; row < end; row++) {
+        let base = row * params.channels + lane;
+        var v = block_of_x(base);
+        var sum = 0.0;
+        for (var i = 0u; i < BLOCKS; i++) {
+            if BLOCKS > 1u {
+                v = block_of_x(base + i * wide);
+            }
+            for (var k = 0u; k < EACH; k++) {
+                sum += v[k];
+            }
+        }
+        let mean = workgroup_sum2(vec2(sum, 0.0), lane).x / count;
+        var squares = 0.0;
+        for (var i = 0u; i < BLOCKS; i++) {
+            if BLOCKS > 1u {
+                v = block_of_x(base + i * wide);
+            }
+            for (var k = 0u; k < EACH; k++) {
+                squares += (v[k] - mean) * (v[k] - mean);
+            }
+        }
+        let rstd = 1.0 / sqrt(workgroup_sum2(vec2(squares, 0.0), lane).x / count + params.eps);
+        for (var i = 0u; i < BLOCKS; i++) {
+            if BLOCKS > 1u {
+                v = block_of_x(base + i * wide);
+                w = block_of_weight(lane + i * wide);
+                b = block_of_bias(lane + i * wide);
+            }
+            for (var k = 0u; k < EACH; k++) {
+                y[base + i * wide + k * WORKGROUP] = (v[k] - mean) * rstd * w[k] + b[k];
+            }
+        }
+        if lane == 0u {
+            stats[row] = vec2(mean, rstd);
+        }
+    }
+}
+
+// ---- backward_rows: x, weight, saved, dy -> dx, parts --------------------------------------------
+// backward_x and backward_weight together. With several blocks to a row, the means over rows are taken before;
+// every lane keeps its own copy, so no barrier is needed.
+
+const PART: u32 = 64u;
+
+var<workgroup> row_means: array<vec2<f32>, PART * WORKGROUP>;
+
+@compute @workgroup_size(WORKGROUP)
+fn backward_rows(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let id = group.x + group.y * groups.x;
+    let start = id * params.rows_per_part;
+    let end = min(start + params.rows_per_part, params.rows);
+    let wide = EACH * WORKGROUP;
+    for (var row = start; BLOCKS > 1u && row < end; row++) {
+        var sums = vec2(0.0);
+        for (var i = 0u; i < BLOCKS; i++) {
+            let at = row * params.channels + i * wide + lane;
+            sums += gradient_sums(block_of_x(at), block_of_dy(at), block_of_weight(i * wide + lane), row);
+        }
+        row_means[(row - start) * WORKGROUP + lane] = workgroup_sum2(sums, lane) / f32(params.channels);
+    }
+    for (var i = 0u; i < BLOCKS && start < end; i++) {
+        let w = block_of_weight(lane + i * wide);
+        var dweight: Block;
+        var dbias: Block;
+        for (var row = start; row < end; row++) {
+            let mean = saved[row].x;
+            let rstd = saved[row].y;
+            let at = row * params.channels + i * wide + lane;
+            let v = block_of_x(at);
+            let d = block_of_dy(at);
+            var means: vec2<f32>;
+            if BLOCKS == 1u {
+                means = workgroup_sum2(gradient_sums(v, d, w, row), lane) / f32(params.channels);
+            } else {
+                means = row_means[(row - start) * WORKGROUP + lane];
+            }
+            for (var k = 0u; k < EACH; k++) {
+                let xhat = (v[k] - mean) * rstd;
+                dx[at + k * WORKGROUP] = rstd * (d[k] * w[k] - means.x - xhat * means.y);
+                dweight[k] += d[k] * xhat;
+                dbias[k] += d[k];
+            }
+        }
+        for (var k = 0u; k < EACH; k++) {
+            let c = i * wide + k * WORKGROUP + lane;
+            parts[id * 2u * params.channels + c] = dweight[k];
+            parts[(id * 2u + 1u) * params.channels + c] = dbias[k];
+        }
+    }
+}
+
+// A lane's share in the sums of g and g xhat.
+fn gradient_sums(v: Block, d: Block, w: Block, row: u32) -> vec2<f32> {
+    var sums = vec2(0.0);
+    for (var k = 0u; k < EACH; k++) {
+        let g = d[k] * w[k];
+        sums += vec2(g, g * (v[k] - saved[row].x) * saved[row].y);
+    }
+    return sums;
+}

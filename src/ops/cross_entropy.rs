@@ -251,10 +251,15 @@ impl Pixels {
             coefficient,
             ..self.params
         };
-        let grid = Grid::rows(batch * height * width.div_ceil(strip) * classes.div_ceil(32));
+        // A lane of a CPU's vector has up to five classes, as many in each slice.
+        let (lanes, most) = if recorder.profile().cpu { (8, 5) } else { (32, 1) };
+        let slices = classes.div_ceil(lanes * most);
+        let each = classes.div_ceil(lanes * slices);
+        let grid = Grid::rows(batch * height * width.div_ceil(strip) * slices);
         let bound = [&self.logits, &self.labels, lse, dy, &dlogits];
         let kernel = if self.labelled { &BACKWARD_CORNERS } else { &BACKWARD };
         let dispatch = recorder.run(kernel, params, &bound, grid);
+        dispatch.constant("LANES", lanes as u32).constant("EACH", each as u32);
         dispatch.constant("SAME_SIZE", self.same_size());
         // A pixel meets two rows of logits.
         let work = if self.same_size() { 20 } else { 2 * 30 };

@@ -1,7 +1,7 @@
 //! Layer normalisation: `shaders/layer_norm.wgsl`.
 
 use super::reduce;
-use crate::gpu::{Grid, Kernel, Params as _, Profile, Source, params, source};
+use crate::gpu::{Dispatch, Grid, Kernel, Params as _, Profile, Source, params, source};
 use crate::{Tape, Tensor};
 
 const SOURCES: &[Source] =
@@ -10,7 +10,11 @@ const SOURCES: &[Source] =
 static FORWARD: Kernel = kernel("forward", &["x", "weight", "bias", "y", "stats"]);
 static BACKWARD_X: Kernel = kernel("backward_x", &["x", "weight", "saved", "dy", "dx"]);
 static BACKWARD_WEIGHT: Kernel = kernel("backward_weight", &["x", "saved", "dy", "parts"]);
-pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD_X, &BACKWARD_WEIGHT];
+static FORWARD_ROWS: Kernel = kernel("forward_rows", &["x", "weight", "bias", "y", "stats"]);
+static BACKWARD_ROWS: Kernel =
+    kernel("backward_rows", &["x", "weight", "saved", "dy", "dx", "parts"]);
+pub(super) const KERNELS: &[&Kernel] =
+    &[&FORWARD, &BACKWARD_X, &BACKWARD_WEIGHT, &FORWARD_ROWS, &BACKWARD_ROWS];
 
 const fn kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
     Kernel::new("layer_norm", entry, SOURCES, Params::FIELDS, bindings)
@@ -29,6 +33,18 @@ pub(super) fn row_workgroup(profile: &Profile, channels: usize) -> (u32, bool) {
         _ if profile.cpu => (4, false),
         _ => (channels.next_power_of_two().clamp(16, 256) as u32, false),
     }
+}
+
+/// How the lanes of a CPU driver's subgroup share a row, where they do so evenly: blocks, and elements
+/// of each lane in a block.
+fn row_blocks(profile: &Profile, channels: usize) -> Option<(usize, usize)> {
+    // Elements that stay in registers; below the least the loops cost more than they save.
+    const MOST: usize = 16;
+    const LEAST: usize = 4;
+    let lanes = profile.subgroup_size.filter(|_| profile.cpu)? as usize;
+    let elements = Some(channels / lanes).filter(|_| channels % lanes == 0)?;
+    let each = (LEAST..=MOST).rev().find(|each| elements % each == 0)?;
+    Some((elements / each, each))
 }
 
 /// Normalises each row of `x` to zero mean and unit variance, then scales and shifts it:
@@ -50,44 +66,58 @@ pub fn layer_norm(tape: &mut Tape, x: &Tensor, weight: &Tensor, bias: &Tensor, e
     assert_eq!(weight.dims(), [channels], "layer_norm: weight for x {:?}", x.shape());
     assert_eq!(bias.dims(), [channels], "layer_norm: bias for x {:?}", x.shape());
 
-    const ROWS_PER_PART: usize = 256;
-    let rows_per_part = ROWS_PER_PART * rows.div_ceil(ROWS_PER_PART * 65_535).max(1);
+    let recorder = tape.recorder();
+    let (workgroup, subgroup) = row_workgroup(recorder.profile(), channels);
+    let blocks = row_blocks(recorder.profile(), channels);
+    let rows_per_part = match blocks {
+        // Long enough for the start of a workgroup not to count, and enough of them for many cores.
+        Some(_) => rows.div_ceil(256).clamp(4, 64),
+        None => 256 * rows.div_ceil(256 * 65_535).max(1),
+    };
+    let parts = rows.div_ceil(rows_per_part);
     let params = Params {
         rows: rows as u32,
         channels: channels as u32,
         rows_per_part: rows_per_part as u32,
         eps,
     };
-    let recorder = tape.recorder();
-    let (workgroup, subgroup) = row_workgroup(recorder.profile(), channels);
+    let set = move |dispatch: &mut Dispatch| {
+        dispatch.constant("WORKGROUP", workgroup).subgroup(subgroup);
+        if let Some((blocks, each)) = blocks {
+            dispatch.constant("BLOCKS", blocks as u32).constant("EACH", each as u32);
+        }
+    };
     let y = recorder.empty(x.shape().clone());
     let stats = recorder.empty([rows, 2]);
-    recorder
-        .run(&FORWARD, params, &[x, weight, bias, &y, &stats], Grid::rows(rows))
-        .constant("WORKGROUP", workgroup)
-        .subgroup(subgroup)
-        .flops(8 * rows * channels);
+    let (kernel, grid) = match blocks {
+        Some(_) => (&FORWARD_ROWS, Grid::rows(parts)),
+        None => (&FORWARD, Grid::rows(rows)),
+    };
+    let bound = [x, weight, bias, &y, &stats];
+    set(recorder.run(kernel, params, &bound, grid).flops(8 * rows * channels));
 
     let saved = (x.clone(), weight.clone());
     tape.record([x, weight, bias], y, move |recorder, dy| {
         let (x, weight) = &saved;
-        let dx = x.is_tracked().then(|| {
-            let dx = recorder.empty(x.shape().clone());
+        let dx = x.is_tracked().then(|| recorder.empty(x.shape().clone()));
+        let sums = recorder.empty([parts, 2, channels]);
+        if let Some(dx) = dx.as_ref().filter(|_| blocks.is_some()) {
+            let bound = [x, weight, &stats, dy, dx, &sums];
+            let dispatch = recorder.run(&BACKWARD_ROWS, params, &bound, Grid::rows(parts));
+            set(dispatch.flops(19 * rows * channels));
+        } else {
+            if let Some(dx) = &dx {
+                let bound = [x, weight, &stats, dy, dx];
+                let dispatch = recorder.run(&BACKWARD_X, params, &bound, Grid::rows(rows));
+                set(dispatch.flops(14 * rows * channels));
+            }
+            let grid = Grid([channels.div_ceil(64) as u32, parts as u32, 1]);
             recorder
-                .run(&BACKWARD_X, params, &[x, weight, &stats, dy, &dx], Grid::rows(rows))
-                .constant("WORKGROUP", workgroup)
-                .subgroup(subgroup)
-                .flops(14 * rows * channels);
-            dx
-        });
-        let count = rows.div_ceil(rows_per_part);
-        let parts = recorder.empty([count, 2, channels]);
-        let grid = Grid([channels.div_ceil(64) as u32, count as u32, 1]);
-        recorder
-            .run(&BACKWARD_WEIGHT, params, &[x, &stats, dy, &parts], grid)
-            .flops(5 * rows * channels);
+                .run(&BACKWARD_WEIGHT, params, &[x, &stats, dy, &sums], grid)
+                .flops(5 * rows * channels);
+        }
         let (dweight, dbias) = (recorder.empty([channels]), recorder.empty([channels]));
-        reduce::sum_pairs(recorder, &parts, count, channels, &dweight, &dbias);
+        reduce::sum_pairs(recorder, &sums, parts, channels, &dweight, &dbias);
         [dx, Some(dweight), Some(dbias)]
     })
 }
