@@ -5,9 +5,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use semask_gpu::checkpoint::Checkpoint;
+use semask_gpu::Tensor;
+use semask_gpu::checkpoint::{Checkpoint, Entry};
 use semask_gpu::data::{Image, LabelMap};
-use semask_gpu::infer::{Frame, Segmenter};
+use semask_gpu::infer::{Frame, Segmenter, activations};
 use semask_gpu::random::Rng;
 use semask_gpu::train::recipe::Recipe;
 use serde_json::Value;
@@ -409,6 +410,38 @@ fn what_does_not_fit_a_model_is_listed() {
     run_badly(&args, &["encoder.pth", "an encoder alone", "train --init"]);
     let args = ["eval", "--recipe", "semask-t", "--weights", &encoder, "--data", &data];
     run_badly(&args, &["encoder.pth", "an encoder alone", "train --init"]);
+}
+
+#[test]
+fn layers_are_compared_with_pytorchs() {
+    let world = World::new();
+    let model = small_model(&GPU, 3);
+    let image = Tensor::pinned("input", [1, 8, 12, 3]);
+    image.write(&GPU, &[0.5_f32; 8 * 12 * 3]).unwrap();
+    let mut file = Checkpoint::default();
+    file.insert("input", Entry::from_f32([1, 3, 8, 12], &[0.5; 8 * 12 * 3]));
+    for (name, tensor) in activations(&GPU, &model, &image).unwrap() {
+        let values = tensor.read(&GPU).unwrap();
+        file.insert(name, Entry::from_f32(tensor.shape().clone(), &values));
+    }
+    file.write_atomic(&world.path("reference.safetensors")).unwrap();
+    let (recipe, reference) = (world.text("recipe.toml"), world.text("reference.safetensors"));
+    let args = |weights| ["parity", "--reference", &reference, "--weights", weights];
+    let own = world.text("model.safetensors");
+    assert!(run_well(&args(&own)).contains("all are equal"));
+    let bias = "backbone.layers.1.blocks.0.mlp.fc2.bias";
+    let mut weights = Checkpoint::read(&world.path("weights.safetensors")).unwrap();
+    weights.insert(bias, Entry::from_f32([32], &[1.0; 32]));
+    weights.write_torch(&world.path("other.pth")).unwrap();
+    let other = world.text("other.pth");
+    let Run { code, out, .. } = run(&[&args(&other)[..], &[&recipe]].concat());
+    assert_eq!(code, Some(1));
+    assert!(out.contains("the first that differs is backbone.layers.1.blocks.0:"), "{out}");
+    let Run { code, out, .. } = run(&[&args(&other)[..], &[&recipe, "--json"]].concat());
+    let object: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(code, Some(1));
+    assert_eq!(object["first_difference"], "backbone.layers.1.blocks.0");
+    run_badly(&args(&other), &["other.pth", "has no recipe"]);
 }
 
 #[test]

@@ -32,6 +32,7 @@ mod mask_training;
 mod matmul;
 mod models;
 mod nearest;
+mod parity;
 mod patch;
 mod pixel_decoders;
 mod plan;

@@ -15,7 +15,7 @@ use crate::support::{GPU, OTHER, run};
 /// The recipe's rule: no decay where the name contains one of these.
 const NO_DECAY: [&str; 3] = ["absolute_pos_embed", "relative_position_bias_table", "norm"];
 
-fn config(config: &Value) -> ModelConfig {
+pub(crate) fn config(config: &Value) -> ModelConfig {
     let swin = &config["swin"];
     let list = |key: &str| -> Vec<usize> {
         let values = swin[key].as_array().unwrap();

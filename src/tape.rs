@@ -22,6 +22,10 @@ pub struct Tape {
     checkpointing: bool,
     /// Within a segment that will be recorded again.
     forgetting: bool,
+    /// What scopes have made, if somebody wants to know.
+    heard: Option<Vec<(String, Tensor)>>,
+    /// What the scope's last op made.
+    last: Option<Tensor>,
 }
 
 /// Turns the gradients of an op's outputs into gradients of its inputs.
@@ -62,6 +66,8 @@ impl Tape {
             streams: 0,
             checkpointing: false,
             forgetting: false,
+            heard: None,
+            last: None,
         }
     }
 
@@ -82,6 +88,19 @@ impl Tape {
         self
     }
 
+    /// Keeps what each [`scope`](Self::scope) makes, for [`heard`](Self::heard).
+    pub fn listening(mut self) -> Self {
+        self.heard = Some(Vec::new());
+        self
+    }
+
+    /// What each scope has made since [`listening`](Self::listening): the result of its last op, to be read
+    /// after a replay. Names are those of PyTorch's modules, `backbone.layers.0.blocks.1`; a scope comes
+    /// after those within it.
+    pub fn heard(&mut self) -> Vec<(String, Tensor)> {
+        self.heard.take().unwrap_or_default()
+    }
+
     /// Where ops put their dispatches.
     pub fn recorder(&mut self) -> &mut Recorder {
         &mut self.recorder
@@ -100,8 +119,17 @@ impl Tape {
             outer => format!("{outer}/{name}"),
         };
         let outer = self.recorder.enter(inner);
+        let before = self.last.take();
         let result = ops(self);
-        self.recorder.enter(outer);
+        let inner = self.recorder.enter(outer);
+        if let (Some(heard), Some(last)) = (&mut self.heard, &self.last) {
+            let name = inner.replace('/', ".");
+            // A copy: an op after the scope may add to it.
+            let kept = Tensor::pinned(&name, last.shape().clone());
+            ops::copy(&mut self.recorder, last, &kept);
+            heard.push((name, kept));
+        }
+        self.last = self.last.take().or(before);
         result
     }
 
@@ -124,6 +152,9 @@ impl Tape {
         output: Tensor,
         backward: impl FnOnce(&mut Recorder, &Tensor) -> [Option<Tensor>; N] + 'static,
     ) -> Tensor {
+        if self.heard.is_some() {
+            self.last = Some(output.clone());
+        }
         if !self.training || !inputs.iter().any(|t| t.is_tracked()) {
             return output;
         }

@@ -15,8 +15,8 @@ EXAMPLES:
   semask-gpu convert runs/first/best.safetensors model.pkl       for detectron2
   semask-gpu convert swin_large_patch4_window12_384_22k.pth small.safetensors --dtype bf16
 
-What IN is shows in its contents: safetensors, torch.save's files, old and new, or a pickle of detectron2.
-What OUT becomes shows in its name. Names stay as they are, but for the `module.` of several GPUs; an
+What IN is shows in its contents: safetensors, torch.save's files, old and new, or a pickle of detectron2. \
+What OUT becomes shows in its name. Names stay as they are, but for the `module.` of several GPUs; an \
 optimiser's state is left out. Nothing in a file is run.";
 
 #[derive(Debug, clap::Args)]

@@ -21,8 +21,8 @@ EXAMPLES:
   semask-gpu inspect swin_tiny_patch4_window7_224.pth --preset semask-t
   semask-gpu inspect model.safetensors my_recipe.toml --json
 
-Lists names, types, shapes and sizes; with a recipe also what the file lacks, has besides, or has in
-another shape. Names are compared as --weights and --init would take them. Exit status 1: something is
+Lists names, types, shapes and sizes; with a recipe also what the file lacks, has besides, or has in \
+another shape. Names are compared as --weights and --init would take them. Exit status 1: something is \
 missing, left over or of another shape; then --weights refuses the file, or leaves something out.";
 
 #[derive(Debug, clap::Args)]

@@ -54,13 +54,18 @@ impl Loaded {
 /// Reads a model and puts it on a device.
 pub(super) fn load_model(args: &ModelArgs, device: Option<&str>) -> Result<Loaded> {
     let path = args.checkpoint.as_ref().or(args.weights.as_ref()).expect("clap wants one of them");
+    load(path, args.recipe.as_deref(), device)
+}
+
+/// Reads the model at `path`, of `recipe` if the file has none of its own, and puts it on a device.
+pub(super) fn load(path: &Path, recipe: Option<&Path>, device: Option<&str>) -> Result<Loaded> {
     let checkpoint = Checkpoint::read_where(path, |name| !name.starts_with(OPTIMIZER))?;
-    let mut recipe = match &args.recipe {
+    let mut recipe = match recipe {
         Some(recipe) => Recipe::find(recipe, &[] as &[&str])?,
         None => {
             let text = checkpoint.metadata.get("recipe").ok_or_else(|| {
-                let reason = "has no recipe, so it is not from a training run of semask-gpu; \
-                              use --recipe RECIPE.toml --weights FILE";
+                let reason = "has no recipe, so it is not from a training run of semask-gpu; name one, \
+                              such as --recipe RECIPE.toml --weights FILE";
                 Error::invalid_file(path, reason)
             })?;
             Recipe::from_toml(text, &format!("recipe in {}", path.display()))?

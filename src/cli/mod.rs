@@ -8,6 +8,7 @@ mod devices;
 mod eval;
 mod inspect;
 mod load;
+mod parity;
 mod predict;
 mod profile;
 mod recipe;
@@ -66,6 +67,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Convert weights between safetensors and PyTorch's files
     Convert(convert::Args),
+    /// Compare a model with the same in PyTorch, layer by layer
+    Parity(parity::Args),
     /// List the GPUs
     Devices(devices::Args),
     /// Measure the kernels on this device
@@ -90,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Data(args) => data::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Convert(args) => convert::run(&args),
+        Command::Parity(args) => parity::run(&args, device),
         Command::Devices(args) => devices::run(&args, device),
         Command::Bench(args) => bench::run(&args, device),
         Command::Profile(args) => profile::run(&args, || open(device)),
@@ -190,6 +194,7 @@ mod tests {
             "recipes --plan --only semask-t --json",
             "data check d --format ade20k",
             "data check d",
+            "parity --weights w.pth --reference a.safetensors semask-t --tolerance 1e-3 --json",
             "inspect w.pth",
             "inspect w.pth semask-t --set model.num_classes=3 --json",
             "inspect w.pth --preset semask-t",
@@ -225,6 +230,7 @@ mod tests {
             ("recipes semask-t --plan", ArgumentConflict),
             ("data check d --format ade", ValueValidation),
             ("convert a.pth b.safetensors --dtype i8", ValueValidation),
+            ("parity --weights w.pth", MissingRequiredArgument),
             ("convert a.pth", MissingRequiredArgument),
             ("inspect a.pth r.toml --preset semask-t", ArgumentConflict),
             ("predict --help", DisplayHelp),

@@ -55,10 +55,12 @@
 
 mod answer;
 mod live;
+mod parity;
 mod segmenter;
 mod slide;
 
 pub(crate) use answer::Answer;
 pub use live::{Live, LiveInput, LivePaint};
+pub use parity::{INPUT, LayerError, Parity, activations, parity};
 pub use segmenter::{Frame, Logits, Segmenter, View};
 pub use slide::Slide;

@@ -231,7 +231,8 @@ impl DeformPixelDecoder {
         let mut x = ops::concat(tape, tokens.each_ref(), 1);
         let pos = ops::concat(tape, pos.each_ref(), 0);
         for (l, layer) in self.layers.iter().enumerate() {
-            x = tape.scope(format!("layers.{l}"), |tape| layer.forward(tape, &x, &pos, sizes));
+            let name = format!("encoder.layers.{l}");
+            x = tape.scope(name, |tape| layer.forward(tape, &x, &pos, sizes));
         }
         let mut start = 0;
         sizes.map(|[height, width]| {

@@ -58,14 +58,17 @@ impl FpnHead {
     pub fn forward(&self, tape: &mut Tape, maps: &[Tensor]) -> Tensor {
         let mut total: Option<Tensor> = None;
         for (level, (units, map)) in self.scale_heads.iter().zip(maps).enumerate() {
-            let mut x = map.clone();
-            for unit in units {
-                x = unit.conv.forward(tape, &x);
-                x = unit.bn.forward_relu(tape, &x);
-                if level > 0 {
-                    x = double(tape, &x);
+            let x = tape.scope(format!("scale_heads.{level}"), |tape| {
+                let mut x = map.clone();
+                for unit in units {
+                    x = unit.conv.forward(tape, &x);
+                    x = unit.bn.forward_relu(tape, &x);
+                    if level > 0 {
+                        x = double(tape, &x);
+                    }
                 }
-            }
+                x
+            });
             total = Some(match &total {
                 None => x,
                 // Sizes differ by one where a stage's was odd.
@@ -74,7 +77,7 @@ impl FpnHead {
         }
         let total = total.expect("four levels");
         let total = ops::dropout2d(tape, &total, self.dropout);
-        self.conv_seg.forward(tape, &total)
+        tape.scope("conv_seg", |tape| self.conv_seg.forward(tape, &total))
     }
 }
 

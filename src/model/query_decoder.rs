@@ -52,13 +52,15 @@ impl Predictor {
             panic!("mask features {:?}", mask_features.shape())
         };
         let t = self.norm.forward(tape, t);
-        let class_logits = self.class_embed.forward(tape, &t);
-        let [first, second, last] = &self.mask_embed;
-        let mask = first.forward(tape, &t);
-        let mask = ops::relu(tape, &mask);
-        let mask = second.forward(tape, &mask);
-        let mask = ops::relu(tape, &mask);
-        let mask = last.forward(tape, &mask);
+        let class_logits = tape.scope("class_embed", |tape| self.class_embed.forward(tape, &t));
+        let mask = tape.scope("mask_embed", |tape| {
+            let [first, second, last] = &self.mask_embed;
+            let mask = first.forward(tape, &t);
+            let mask = ops::relu(tape, &mask);
+            let mask = second.forward(tape, &mask);
+            let mask = ops::relu(tape, &mask);
+            last.forward(tape, &mask)
+        });
         let pixels = mask_features.reshape([batch, height * width, dim]);
         let mask_logits = ops::matmul(tape, &mask, &pixels, (false, true));
         let mask_logits = mask_logits.reshape([batch, t.dims()[1], height, width]);
@@ -221,10 +223,10 @@ impl PlainQueryDecoder {
         let mut t = ops::fill(tape.recorder(), [map.dims()[0], queries, dim], 0.0);
         let mut predictions = Vec::new();
         for (j, layer) in self.layers.iter().enumerate() {
-            tape.scope(format!("layers.{j}"), |tape| {
-                t = layer.forward(tape, &t, &self.query_embed, &keys, &memory);
-                predictions.push(self.predictor.forward(tape, &t, mask_features));
+            t = tape.scope(format!("transformer.decoder.layers.{j}"), |tape| {
+                layer.forward(tape, &t, &self.query_embed, &keys, &memory)
             });
+            predictions.push(self.predictor.forward(tape, &t, mask_features));
         }
         predictions
     }
@@ -233,6 +235,7 @@ impl PlainQueryDecoder {
 /// A layer of Mask2Former's decoder: attention to the places of the queries' masks, self attention, an MLP.
 #[derive(Debug)]
 struct MaskedLayer {
+    index: usize,
     cross: (MultiheadAttention, LayerNorm),
     own: (MultiheadAttention, LayerNorm),
     ffn: (Mlp, LayerNorm),
@@ -252,7 +255,7 @@ impl MaskedLayer {
         let mut scope = scope.at("transformer_ffn_layers");
         let mut scope = scope.at(i);
         let ffn = (Mlp::new(&mut scope, config), LayerNorm::new(scope.at("norm"), dim));
-        Self { cross, own, ffn }
+        Self { index: i, cross, own, ffn }
     }
 
     /// As [`DetrLayer::forward`], with the keys that each query may see.
@@ -264,14 +267,22 @@ impl MaskedLayer {
         [keys, memory]: [&Tensor; 2],
         mask: &Tensor,
     ) -> Tensor {
-        let q = ops::add_position(tape, t, query_embed);
-        let y = self.cross.0.forward(tape, &q, keys, memory, Some(mask));
-        let t = residual(tape, t, &y, 0.0, &self.cross.1);
-        let q = ops::add_position(tape, &t, query_embed);
-        let y = self.own.0.forward(tape, &q, &q, &t, None);
-        let t = residual(tape, &t, &y, 0.0, &self.own.1);
-        let y = self.ffn.0.forward(tape, &t);
-        residual(tape, &t, &y, 0.0, &self.ffn.1)
+        let [cross, own, ffn] = ["cross_attention", "self_attention", "ffn"]
+            .map(|part| format!("transformer_{part}_layers.{}", self.index));
+        let t = tape.scope(cross, |tape| {
+            let q = ops::add_position(tape, t, query_embed);
+            let y = self.cross.0.forward(tape, &q, keys, memory, Some(mask));
+            residual(tape, t, &y, 0.0, &self.cross.1)
+        });
+        let t = tape.scope(own, |tape| {
+            let q = ops::add_position(tape, &t, query_embed);
+            let y = self.own.0.forward(tape, &q, &q, &t, None);
+            residual(tape, &t, &y, 0.0, &self.own.1)
+        });
+        tape.scope(ffn, |tape| {
+            let y = self.ffn.0.forward(tape, &t);
+            residual(tape, &t, &y, 0.0, &self.ffn.1)
+        })
     }
 }
 
@@ -317,15 +328,13 @@ impl MaskedQueryDecoder {
         let mut t = ops::add_position(tape, &nothing, &self.query_feat);
         let mut predictions = vec![self.predictor.forward(tape, &t, mask_features)];
         for (i, layer) in self.layers.iter().enumerate() {
-            tape.scope(format!("layers.{i}"), |tape| {
-                let level = i % LEVELS;
-                let [_, height, width, _] = *maps[level].dims() else { unreachable!("a map") };
-                let masks = &predictions[i].mask_logits;
-                let mask = ops::attention_mask(tape.recorder(), masks, height, width);
-                let (keys, memory) = &levels[level];
-                t = layer.forward(tape, &t, &self.query_embed, [keys, memory], &mask);
-                predictions.push(self.predictor.forward(tape, &t, mask_features));
-            });
+            let level = i % LEVELS;
+            let [_, height, width, _] = *maps[level].dims() else { unreachable!("a map") };
+            let masks = &predictions[i].mask_logits;
+            let mask = ops::attention_mask(tape.recorder(), masks, height, width);
+            let (keys, memory) = &levels[level];
+            t = layer.forward(tape, &t, &self.query_embed, [keys, memory], &mask);
+            predictions.push(self.predictor.forward(tape, &t, mask_features));
         }
         predictions
     }

@@ -79,15 +79,16 @@ impl SemanticLayer {
         let [batch, height, width, channels] = *x.dims() else {
             panic!("SemanticLayer: {:?}", x.shape())
         };
-        let x = self.norm1.forward(tape, x);
+        let x = tape.scope("norm1", |tape| self.norm1.forward(tape, x));
         let mut t = match self.window {
             // Padding comes after the norm: zeros, which are keys and values like any other.
             Some(window) => ops::window_partition(tape, &x, window),
             None => x.reshape([batch, height * width, channels]),
         };
         let mut prior = None;
-        for block in &self.class_injection {
-            let (logits, next) = block.forward(tape, &t);
+        for (i, block) in self.class_injection.iter().enumerate() {
+            let name = format!("class_injection.{i}");
+            let (logits, next) = tape.scope(name, |tape| block.forward(tape, &t));
             (prior, t) = (Some(logits), next);
         }
         let prior = prior.expect("at least one block");

@@ -64,11 +64,13 @@ impl Swin {
         let mut features = Features { maps: Vec::new(), priors: Vec::new() };
         for (i, (stage, norm)) in self.layers.iter().zip(&self.norms).enumerate() {
             let (prior, map) = tape.scope(format!("layers.{i}"), |tape| stage.forward(tape, &x));
-            features.maps.push(norm.forward(tape, &map));
+            let of_stage = |tape: &mut Tape| norm.forward(tape, &map);
+            features.maps.push(tape.scope(format!("norm{i}"), of_stage));
             features.priors.push(prior);
             // The next stage reads what the stage's own norm has not touched.
             x = match &stage.downsample {
-                Some(downsample) => downsample.forward(tape, &map),
+                Some(downsample) => tape
+                    .scope(format!("layers.{i}.downsample"), |tape| downsample.forward(tape, &map)),
                 None => map,
             };
         }
@@ -194,10 +196,10 @@ impl SwinBlock {
     pub fn forward(&self, tape: &mut Tape, x: &Tensor) -> Tensor {
         let batch = x.dims()[0];
         let keep = ops::drop_path(tape, batch, self.drop_path);
-        let y = self.norm1.forward(tape, x);
+        let y = tape.scope("norm1", |tape| self.norm1.forward(tape, x));
         let x = self.attn.forward_residual(tape, &y, x, keep.as_ref());
         let keep = ops::drop_path(tape, batch, self.drop_path);
-        let y = self.norm2.forward(tape, &x);
+        let y = tape.scope("norm2", |tape| self.norm2.forward(tape, &x));
         let y = self.fc1.forward_gelu(tape, &y);
         self.fc2.forward_residual(tape, &y, &x, keep.as_ref())
     }
