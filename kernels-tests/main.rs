@@ -30,6 +30,7 @@ mod mask_scores;
 mod mask_targets;
 mod mask_training;
 mod matmul;
+mod mit;
 mod models;
 mod nearest;
 mod parity;

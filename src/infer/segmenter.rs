@@ -8,7 +8,7 @@ use super::answer::bands;
 use super::slide::Window;
 use super::{Answer, Slide};
 use crate::gpu::{Plan, Recorder};
-use crate::model::Model;
+use crate::model::{Encoder, Model};
 use crate::ops::predict::{self, Part, Resizing};
 use crate::ops::{self, Normalize};
 use crate::{Error, Gpu, Result, Tape, Tensor};
@@ -431,9 +431,12 @@ pub(super) fn check(gpu: &Gpu, model: &Model, batch: usize, size: [usize; 2]) ->
     let [height, width] = size;
     check_sides(height, width)?;
     let config = model.config();
-    // The hidden layer of the first stage's MLPs is the largest tensor of the encoder.
+    // The hidden layer of the first stage's MLPs is the largest tensor of the encoder, or what the Mix
+    // Transformer's first convolution sees.
+    let patch = if config.encoder == Encoder::Mit { 3 * 7 * 7 } else { 0 };
     let tokens = batch as u64 * (height.div_ceil(4) * width.div_ceil(4)) as u64;
-    let widest = (config.embed_dim * config.mlp_ratio).max(config.num_classes) as u64;
+    let hidden = config.stage_channels(0) * config.mlp_ratio;
+    let widest = hidden.max(patch).max(config.num_classes) as u64;
     let (needed, allowed) = (4 * tokens * widest, gpu.profile().max_binding.min(1 << 32));
     if needed <= allowed {
         return Ok(());

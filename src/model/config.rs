@@ -6,21 +6,26 @@ use crate::{Error, Result};
 
 /// The `[model]` table of a recipe; keys are the official code's.
 ///
-/// A plain Swin is a SeMask with no semantic blocks (`num_sem_blocks = [0, 0, 0, 0]`).
+/// A plain Swin or Mix Transformer is a SeMask with no semantic blocks (`num_sem_blocks = [0, 0, 0, 0]`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelConfig {
     /// The decoder: `"fpn"` (Semantic FPN), `"maskformer"`, `"mask2former"`, `"fapn"` or `"msfapn"`
     /// (Mask2Former with FaPN's pixel decoder, or with both).
     pub head: Head,
-    /// Channels of the first stage; each later stage has twice the one before.
+    /// The encoder: `"swin"` (Swin) or `"mit"` (Mix Transformer).
+    pub encoder: Encoder,
+    /// Channels of the first stage. Of Swin each later stage has twice the one before; of the Mix
+    /// Transformer these are the channels of an attention head in all stages.
     pub embed_dim: usize,
     /// Transformer blocks per stage.
     pub depths: Vec<usize>,
     /// Attention heads per stage.
     pub num_heads: Vec<usize>,
-    /// Side of the attention windows, in tokens.
+    /// Swin: side of the attention windows, in tokens.
     pub window_size: usize,
+    /// Mix Transformer: per stage, side of the squares of tokens that attention sees as one.
+    pub sr_ratios: Vec<usize>,
     /// Side of the semantic attention's windows, in tokens.
     pub sem_window_size: usize,
     /// Semantic blocks per stage; 0 leaves the stage a plain Swin stage.
@@ -67,6 +72,17 @@ pub struct ModelConfig {
     pub mean: [f32; 3],
     /// Standard deviation of a channel, in 0..255, that pictures are divided by.
     pub std: [f32; 3],
+}
+
+/// An encoder, with or without semantic layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Encoder {
+    /// Swin transformer (Liu et al. 2021, <https://arxiv.org/abs/2103.14030>).
+    Swin,
+    /// Mix Transformer, that of SegFormer (Xie et al. 2021, <https://arxiv.org/abs/2105.15203>).
+    Mit,
 }
 
 /// A decoder.
@@ -123,10 +139,12 @@ impl Default for ModelConfig {
     fn default() -> Self {
         Self {
             head: Head::Fpn,
+            encoder: Encoder::Swin,
             embed_dim: 96,
             depths: vec![2, 2, 6, 2],
             num_heads: vec![3, 6, 12, 24],
             window_size: 7,
+            sr_ratios: vec![8, 4, 2, 1],
             sem_window_size: 7,
             num_sem_blocks: vec![1; 4],
             windowed: None,
@@ -159,10 +177,22 @@ pub const PRESETS: &[(&str, &str)] = &[
     ("semask-s", "SeMask-Swin-S with Semantic FPN, 56 M parameters"),
     ("semask-b", "SeMask-Swin-B with Semantic FPN, 96 M parameters"),
     ("semask-l", "SeMask-Swin-L with Semantic FPN, 211 M parameters"),
+    ("semask-mit-b0", "SeMask on the Mix Transformer B0 with Semantic FPN, 7 M parameters"),
+    ("semask-mit-b1", "SeMask on the Mix Transformer B1 with Semantic FPN, 18 M parameters"),
+    ("semask-mit-b2", "SeMask on the Mix Transformer B2 with Semantic FPN, 29 M parameters"),
+    ("semask-mit-b3", "SeMask on the Mix Transformer B3 with Semantic FPN, 49 M parameters"),
+    ("semask-mit-b4", "SeMask on the Mix Transformer B4 with Semantic FPN, 66 M parameters"),
+    ("semask-mit-b5", "SeMask on the Mix Transformer B5 with Semantic FPN, 87 M parameters"),
     ("swin-t", "plain Swin-T with Semantic FPN, the paper's baseline"),
     ("swin-s", "plain Swin-S with Semantic FPN"),
     ("swin-b", "plain Swin-B with Semantic FPN"),
     ("swin-l", "plain Swin-L with Semantic FPN"),
+    ("mit-b0", "plain Mix Transformer B0 with Semantic FPN"),
+    ("mit-b1", "plain Mix Transformer B1 with Semantic FPN"),
+    ("mit-b2", "plain Mix Transformer B2 with Semantic FPN"),
+    ("mit-b3", "plain Mix Transformer B3 with Semantic FPN"),
+    ("mit-b4", "plain Mix Transformer B4 with Semantic FPN"),
+    ("mit-b5", "plain Mix Transformer B5 with Semantic FPN"),
 ];
 
 impl ModelConfig {
@@ -175,7 +205,7 @@ impl ModelConfig {
         let (family, size) = name.split_once('-').unwrap_or((name, ""));
         let num_sem_blocks = match family {
             "semask" | "quickstart" => vec![1; 4],
-            "swin" => vec![0; 4],
+            "swin" | "mit" => vec![0; 4],
             _ => return Err(Self::no_such_preset(name)),
         };
         let small = Self { num_sem_blocks, ..Self::default() };
@@ -190,6 +220,8 @@ impl ModelConfig {
                 drop_path_rate: 0.0,
                 ..small
             },
+            ("semask", size) if size.starts_with("mit-") => Self::mit(name, &size[4..], small)?,
+            ("mit", size) => Self::mit(name, size, small)?,
             (_, "t") => small,
             (_, "s") => Self { depths: vec![2, 2, 18, 2], ..small },
             (_, "b") => Self {
@@ -212,6 +244,27 @@ impl ModelConfig {
         })
     }
 
+    /// `small` with a Mix Transformer of a size from b0 to b5, as mit_b0 to mit_b5 of SegFormer's
+    /// mix_transformer.py.
+    fn mit(name: &str, size: &str, small: Self) -> Result<Self> {
+        let depths = match size {
+            "b0" | "b1" => [2, 2, 2, 2],
+            "b2" => [3, 4, 6, 3],
+            "b3" => [3, 4, 18, 3],
+            "b4" => [3, 8, 27, 3],
+            "b5" => [3, 6, 40, 3],
+            _ => return Err(Self::no_such_preset(name)),
+        };
+        Ok(Self {
+            encoder: Encoder::Mit,
+            embed_dim: if size == "b0" { 32 } else { 64 },
+            depths: depths.into(),
+            num_heads: vec![1, 2, 5, 8],
+            drop_path_rate: 0.1,
+            ..small
+        })
+    }
+
     fn no_such_preset(name: &str) -> Error {
         let names: Vec<_> = PRESETS.iter().map(|(name, _)| *name).collect();
         Error::invalid(format!("preset {name:?}"), format!("there are {}", names.join(", ")))
@@ -219,7 +272,18 @@ impl ModelConfig {
 
     /// Channels of stage `i`.
     pub fn stage_channels(&self, i: usize) -> usize {
-        self.embed_dim << i
+        match self.encoder {
+            Encoder::Swin => self.embed_dim << i,
+            Encoder::Mit => self.embed_dim * self.num_heads[i],
+        }
+    }
+
+    /// The rate of stochastic depth of each block, by stage: it grows linearly over all blocks, from 0.
+    pub fn drop_path_rates(&self) -> Vec<Vec<f32>> {
+        let blocks: usize = self.depths.iter().sum();
+        let mut rates =
+            (0..blocks).map(|i| self.drop_path_rate * i as f32 / (blocks - 1).max(1) as f32);
+        self.depths.iter().map(|&depth| rates.by_ref().take(depth).collect()).collect()
     }
 
     /// Per stage: whether semantic attention works inside windows (`true`) or over the whole map.
@@ -228,9 +292,13 @@ impl ModelConfig {
     /// map depends on the head's code base: with Semantic FPN the two coarse ones, if `embed_dim` is 96 or 192
     /// and there are more than 19 classes; with MaskFormer the last one; with Mask2Former the last one, if
     /// there are 150 classes; with FaPN and MSFaPN the two coarse ones.
+    ///
+    /// For the Mix Transformer with Semantic FPN there is no published rule: it is that of the widths to
+    /// which the paper gives the whole map, the two coarse stages if there are more than 19 classes.
     pub fn semantic_windows(&self) -> Vec<bool> {
+        let wide = self.encoder == Encoder::Mit || matches!(self.embed_dim, 96 | 192);
         let [third, last] = match self.head {
-            Head::Fpn => [!(matches!(self.embed_dim, 96 | 192) && self.num_classes > 19); 2],
+            Head::Fpn => [!(wide && self.num_classes > 19); 2],
             Head::Maskformer => [true, false],
             Head::Mask2former => [true, self.num_classes != 150],
             Head::Fapn | Head::Msfapn => [false; 2],
@@ -263,6 +331,7 @@ impl ModelConfig {
             ("depths", self.depths.len()),
             ("num_heads", self.num_heads.len()),
             ("num_sem_blocks", self.num_sem_blocks.len()),
+            ("sr_ratios", self.sr_ratios.len()),
             ("windowed", self.windowed.as_ref().map_or(4, Vec::len)),
         ];
         for (key, len) in four {
@@ -283,6 +352,12 @@ impl ModelConfig {
                     "num_heads",
                     format!("stage {i} has {channels} channels, not a multiple of {heads} heads"),
                 );
+            }
+            if self.encoder == Encoder::Mit && !self.embed_dim.is_multiple_of(4) {
+                return wrong("embed_dim", format!("{} is no multiple of 4", self.embed_dim));
+            }
+            if !(1..=16).contains(&self.sr_ratios[i]) {
+                return wrong("sr_ratios", format!("{} is not in 1..=16", self.sr_ratios[i]));
             }
             if channels / heads > 64 {
                 return wrong(

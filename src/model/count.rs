@@ -1,6 +1,6 @@
 //! What a model costs: multiply-adds in closed form.
 
-use super::{Head, Model, ModelConfig};
+use super::{Encoder, Head, Model, ModelConfig};
 
 /// Multiply-adds of a forward pass over one picture, as matrix products and convolutions; norms,
 /// softmax and resizing are left out, as counters of other frameworks do.
@@ -75,62 +75,11 @@ impl ModelConfig {
     /// `height` × `width` pixels. Every parameter belongs to one of them.
     pub fn layers(&self, height: usize, width: usize) -> Vec<Layer> {
         let mut layers = Vec::new();
-        let mut add = |name: String, shape: [usize; 3], note: String, part, multiply_adds| {
-            layers.push(Layer { name, shape, note, part, multiply_adds });
-        };
         let sizes = self.stage_sizes(height, width);
-        let windowed = self.semantic_windows();
-
-        let ([down, across], channels) = (sizes[0], self.embed_dim);
-        let adds = product(&[down, across, 3 * 4 * 4, channels]);
-        let name = "backbone.patch_embed".into();
-        add(name, [down, across, channels], "4 × 4, norm".into(), Part::Transformer, adds);
-        if self.ape {
-            let name = "backbone.absolute_pos_embed".into();
-            add(name, [down, across, channels], String::new(), Part::Transformer, 0);
+        match self.encoder {
+            Encoder::Swin => self.swin_layers(&sizes, &mut layers),
+            Encoder::Mit => self.mit_layers(&sizes, &mut layers),
         }
-        for (i, &depth) in self.depths.iter().enumerate() {
-            let [height, width] = sizes[i];
-            let tokens = height * width;
-            let channels = self.stage_channels(i);
-            let shape = [height, width, channels];
-            let padded = |side: usize| height.next_multiple_of(side) * width.next_multiple_of(side);
-
-            let side = self.window_size;
-            let inside = padded(side);
-            // Queries, keys, values, projection; scores and what they weigh; two layers of the MLP.
-            let block = product(&[4, inside, channels, channels])
-                + product(&[2, inside, side, side, channels])
-                + product(&[2 * self.mlp_ratio, tokens, channels, channels]);
-            let heads = self.num_heads[i];
-            let note = format!("{depth} blocks of {heads} heads, windows of {side}");
-            let name = format!("backbone.layers.{i}.blocks");
-            add(name, shape, note, Part::Transformer, depth as u64 * block);
-
-            if self.num_sem_blocks[i] > 0 {
-                let side = self.sem_window_size;
-                let (inside, span, note) = match windowed[i] {
-                    true => (padded(side), side.pow(2), format!("windows of {side}")),
-                    false => (tokens, tokens, "whole map".into()),
-                };
-                let block = product(&[2, inside, channels, self.num_classes])
-                    + product(&[2, inside, channels, channels])
-                    + product(&[inside, span, self.num_classes + channels]);
-                let blocks = self.num_sem_blocks[i];
-                let name = format!("backbone.layers.{i}.semantic_layer");
-                let note = format!("{blocks} of {} classes, {note}", self.num_classes);
-                add(name, shape, note, Part::Semantic, blocks as u64 * block);
-            }
-            add(format!("backbone.norm{i}"), shape, String::new(), Part::Transformer, 0);
-            if i + 1 < self.depths.len() {
-                let [height, width] = sizes[i + 1];
-                let name = format!("backbone.layers.{i}.downsample");
-                let adds = product(&[height, width, 8, channels, channels]);
-                let shape = [height, width, 2 * channels];
-                add(name, shape, "2 × 2 patches".into(), Part::Transformer, adds);
-            }
-        }
-
         match self.head.finds_masks() {
             false => self.fpn_layers(&sizes, &mut layers),
             true => self.mask_layers(&sizes, &mut layers),
@@ -255,6 +204,95 @@ impl ModelConfig {
         add("predictor.mask_embed", map(0, queries), times, adds);
     }
 
+    fn swin_layers(&self, sizes: &[[usize; 2]], layers: &mut Vec<Layer>) {
+        let ([down, across], channels) = (sizes[0], self.embed_dim);
+        let adds = product(&[down, across, 3 * 4 * 4, channels]);
+        let shape = [down, across, channels];
+        layers.push(of_encoder("patch_embed".into(), shape, "4 × 4, norm".into(), adds));
+        if self.ape {
+            layers.push(of_encoder("absolute_pos_embed".into(), shape, String::new(), 0));
+        }
+        for (i, &depth) in self.depths.iter().enumerate() {
+            let [height, width] = sizes[i];
+            let channels = self.stage_channels(i);
+            let shape = [height, width, channels];
+            let (tokens, side) = (height * width, self.window_size);
+            let inside = height.next_multiple_of(side) * width.next_multiple_of(side);
+            // Queries, keys, values, projection; scores and what they weigh; two layers of the MLP.
+            let block = product(&[4, inside, channels, channels])
+                + product(&[2, inside, side, side, channels])
+                + product(&[2 * self.mlp_ratio, tokens, channels, channels]);
+            let heads = self.num_heads[i];
+            let note = format!("{depth} blocks of {heads} heads, windows of {side}");
+            let adds = depth as u64 * block;
+            layers.push(of_encoder(format!("layers.{i}.blocks"), shape, note, adds));
+            layers.extend(self.semantic_layer(i, sizes[i], format!("layers.{i}.semantic_layer")));
+            layers.push(of_encoder(format!("norm{i}"), shape, String::new(), 0));
+            if i + 1 < self.depths.len() {
+                let [height, width] = sizes[i + 1];
+                let adds = product(&[height, width, 8, channels, channels]);
+                let (shape, note) = ([height, width, 2 * channels], "2 × 2 patches".into());
+                layers.push(of_encoder(format!("layers.{i}.downsample"), shape, note, adds));
+            }
+        }
+    }
+
+    fn mit_layers(&self, sizes: &[[usize; 2]], layers: &mut Vec<Layer>) {
+        for (i, &depth) in self.depths.iter().enumerate() {
+            let n = i + 1;
+            let [height, width] = sizes[i];
+            let (tokens, channels) = (height * width, self.stage_channels(i));
+            let shape = [height, width, channels];
+            let (inputs, kernel) = match i {
+                0 => (3, 7),
+                _ => (self.stage_channels(i - 1), 3),
+            };
+            let adds = product(&[tokens, kernel * kernel, inputs, channels]);
+            let note = format!("{kernel} × {kernel}, norm");
+            layers.push(of_encoder(format!("patch_embed{n}"), shape, note, adds));
+
+            let (side, heads) = (self.sr_ratios[i], self.num_heads[i]);
+            let squares = |extent: usize| match height.min(width) < side {
+                true => extent.div_ceil(side),
+                false => extent / side,
+            };
+            let keys = squares(height) * squares(width);
+            let reduction =
+                if side > 1 { product(&[keys, side * side, channels, channels]) } else { 0 };
+            let hidden = self.mlp_ratio * channels;
+            // Queries, projection; squares; keys, values; scores and what they weigh; the MLP and the
+            // convolution within.
+            let block = product(&[2, tokens, channels, channels])
+                + reduction
+                + product(&[2, keys, channels, channels])
+                + product(&[2, tokens, keys, channels])
+                + product(&[2, tokens, hidden, channels])
+                + product(&[9, tokens, hidden]);
+            let note = format!("{depth} blocks of {heads} heads, keys of {side} × {side}");
+            layers.push(of_encoder(format!("block{n}"), shape, note, depth as u64 * block));
+            layers.extend(self.semantic_layer(i, sizes[i], format!("semantic_layer{n}")));
+            layers.push(of_encoder(format!("norm{n}"), shape, String::new(), 0));
+        }
+    }
+
+    /// The semantic layer of stage `i`, if it has one.
+    fn semantic_layer(&self, i: usize, [height, width]: [usize; 2], name: String) -> Option<Layer> {
+        let (channels, classes, side) =
+            (self.stage_channels(i), self.num_classes, self.sem_window_size);
+        let blocks = Some(self.num_sem_blocks[i]).filter(|&blocks| blocks > 0)?;
+        let padded = height.next_multiple_of(side) * width.next_multiple_of(side);
+        let (inside, span, note) = match self.semantic_windows()[i] {
+            true => (padded, side.pow(2), format!("windows of {side}")),
+            false => (height * width, height * width, "whole map".into()),
+        };
+        let block = product(&[2, inside, channels, classes])
+            + product(&[2, inside, channels, channels])
+            + product(&[inside, span, classes + channels]);
+        let note = format!("{blocks} of {classes} classes, {note}");
+        let layer = of_encoder(name, [height, width, channels], note, blocks as u64 * block);
+        Some(Layer { part: Part::Semantic, ..layer })
+    }
+
     /// Height and width of each stage's map.
     fn stage_sizes(&self, height: usize, width: usize) -> Vec<[usize; 2]> {
         // Heads that find masks have the picture padded.
@@ -263,6 +301,12 @@ impl ModelConfig {
         let halved = |size: &[usize; 2]| Some(size.map(|side| side.div_ceil(2)));
         std::iter::successors(Some(first), halved).take(self.depths.len()).collect()
     }
+}
+
+/// A layer of the encoder.
+fn of_encoder(name: String, shape: [usize; 3], note: String, multiply_adds: u64) -> Layer {
+    let name = format!("backbone.{name}");
+    Layer { name, shape, note, part: Part::Transformer, multiply_adds }
 }
 
 /// Of numbers whose product does not fit 32 bits.
@@ -297,6 +341,31 @@ mod tests {
         ("semask-s", 171, 56_039_697, 50_904_934),
         ("semask-b", 171, 96_572_031, 90_331_348),
         ("semask-l", 171, 210_918_459, 202_465_936),
+        // Of tools/mit_reference.py.
+        ("semask-mit-b0", 150, 6_660_010, 3_668_756),
+        ("mit-b0", 150, 6_310_646, 3_319_392),
+        ("semask-mit-b1", 150, 18_404_874, 14_233_972),
+        ("mit-b1", 150, 17_322_326, 13_151_424),
+        ("semask-mit-b2", 150, 29_449_738, 25_278_836),
+        ("mit-b2", 150, 28_367_190, 24_196_288),
+        ("semask-mit-b3", 150, 49_325_578, 45_154_676),
+        ("mit-b3", 150, 48_243_030, 44_072_128),
+        ("semask-mit-b4", 150, 66_096_138, 61_925_236),
+        ("mit-b4", 150, 65_013_590, 60_842_688),
+        ("semask-mit-b5", 150, 86_696_458, 82_525_556),
+        ("mit-b5", 150, 85_613_910, 81_443_008),
+        ("semask-mit-b0", 19, 6_491_151, 3_533_564),
+        ("mit-b0", 19, 6_276_979, 3_319_392),
+        ("semask-mit-b1", 19, 18_101_871, 13_964_636),
+        ("mit-b1", 19, 17_288_659, 13_151_424),
+        ("semask-mit-b2", 19, 29_146_735, 25_009_500),
+        ("mit-b2", 19, 28_333_523, 24_196_288),
+        ("semask-mit-b3", 19, 49_022_575, 44_885_340),
+        ("mit-b3", 19, 48_209_363, 44_072_128),
+        ("semask-mit-b4", 19, 65_793_135, 61_655_900),
+        ("mit-b4", 19, 64_979_923, 60_842_688),
+        ("semask-mit-b5", 19, 86_393_455, 82_256_220),
+        ("mit-b5", 19, 85_580_243, 81_443_008),
     ];
 
     /// Preset, classes, height and width, multiply-adds of the encoder and of the head.
@@ -325,6 +394,31 @@ mod tests {
         ("semask-s", 171, [512, 512], [52_579_268_271, 12_947_816_448]),
         ("semask-b", 171, [512, 512], [99_452_935_680, 15_212_740_608]),
         ("semask-l", 171, [512, 512], [215_524_415_232, 19_742_588_928]),
+        // Of tools/mit_reference.py.
+        ("semask-mit-b0", 150, [512, 512], [4_259_518_206, 8_405_385_216]),
+        ("mit-b0", 150, [512, 512], [3_203_661_824, 8_405_385_216]),
+        ("semask-mit-b1", 150, [512, 512], [12_537_124_510, 10_745_806_848]),
+        ("mit-b1", 150, [512, 512], [10_433_855_488, 10_745_806_848]),
+        ("semask-mit-b2", 150, [512, 512], [22_338_688_670, 10_745_806_848]),
+        ("mit-b2", 150, [512, 512], [20_235_419_648, 10_745_806_848]),
+        ("semask-mit-b3", 150, [512, 512], [38_963_861_150, 10_745_806_848]),
+        ("mit-b3", 150, [512, 512], [36_860_592_128, 10_745_806_848]),
+        ("semask-mit-b4", 150, [512, 512], [55_568_324_254, 10_745_806_848]),
+        ("mit-b4", 150, [512, 512], [53_465_055_232, 10_745_806_848]),
+        ("semask-mit-b5", 150, [512, 512], [71_511_135_902, 10_745_806_848]),
+        ("mit-b5", 150, [512, 512], [69_407_866_880, 10_745_806_848]),
+        ("semask-mit-b0", 19, [768, 768], [10_775_789_967, 17_675_845_632]),
+        ("mit-b0", 19, [768, 768], [10_133_766_144, 17_675_845_632]),
+        ("semask-mit-b1", 19, [768, 768], [31_329_691_887, 22_941_794_304]),
+        ("mit-b1", 19, [768, 768], [29_327_228_928, 22_941_794_304]),
+        ("semask-mit-b2", 19, [768, 768], [58_479_290_607, 22_941_794_304]),
+        ("mit-b2", 19, [768, 768], [56_476_827_648, 22_941_794_304]),
+        ("semask-mit-b3", 19, [768, 768], [101_548_239_087, 22_941_794_304]),
+        ("mit-b3", 19, [768, 768], [99_545_776_128, 22_941_794_304]),
+        ("semask-mit-b4", 19, [768, 768], [146_174_912_751, 22_941_794_304]),
+        ("mit-b4", 19, [768, 768], [144_172_449_792, 22_941_794_304]),
+        ("semask-mit-b5", 19, [768, 768], [186_670_459_119, 22_941_794_304]),
+        ("mit-b5", 19, [768, 768], [184_667_996_160, 22_941_794_304]),
     ];
 
     #[test]
@@ -369,9 +463,11 @@ mod tests {
     fn every_parameter_belongs_to_one_layer() {
         let heads = [Head::Maskformer, Head::Mask2former, Head::Fapn, Head::Msfapn];
         let small = ModelConfig { channels: 64, ..ModelConfig::preset("quickstart").unwrap() };
-        let configs = (["quickstart", "semask-t", "swin-b"].map(ModelConfig::preset).into_iter())
-            .map(Result::unwrap)
-            .chain(heads.map(|head| ModelConfig { head, ..small.clone() }));
+        let configs = (["quickstart", "semask-t", "swin-b", "semask-mit-b0", "mit-b1"]
+            .map(ModelConfig::preset)
+            .into_iter())
+        .map(Result::unwrap)
+        .chain(heads.map(|head| ModelConfig { head, ..small.clone() }));
         for config in configs {
             let preset = format!("{:?} {}", config.head, config.embed_dim);
             let config = ModelConfig { ape: true, ..config };

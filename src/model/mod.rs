@@ -8,13 +8,14 @@ mod criterion;
 mod deform_decoder;
 mod fpn;
 mod mask_head;
+mod mit;
 mod pixel_decoder;
 mod prediction;
 mod query_decoder;
 mod semantic;
 mod swin;
 
-pub use config::{Head, HeadInit, ModelConfig, PRESETS, SemResInit};
+pub use config::{Encoder, Head, HeadInit, ModelConfig, PRESETS, SemResInit};
 pub use count::{Layer, MultiplyAdds, Part};
 pub use criterion::{GivenPoints, LayerLosses, MaskSettings, PointSettings, SetLosses, set_losses};
 pub use deform_decoder::{
@@ -22,6 +23,7 @@ pub use deform_decoder::{
 };
 pub use fpn::{FpnHead, semantic_branch};
 pub use mask_head::MaskHead;
+pub use mit::{MixBlock, MixTransformer, OverlapPatchEmbed, ReducedAttention};
 pub use pixel_decoder::{FeatureAlign, FpnPixelDecoder, PixelFeatures};
 pub use prediction::{Prediction, Predictions};
 pub use query_decoder::{MaskedQueryDecoder, PlainQueryDecoder, QueryDecoderConfig};
@@ -37,8 +39,34 @@ use crate::{Tape, Tensor};
 pub struct Model {
     config: ModelConfig,
     parameters: Parameters,
-    backbone: Swin,
+    backbone: Backbone,
     decoder: Decoder,
+}
+
+/// An encoder: a picture to maps of strides 4, 8, 16 and 32.
+#[derive(Debug)]
+pub enum Backbone {
+    /// Swin, with or without semantic layers.
+    Swin(Box<Swin>),
+    /// The Mix Transformer, with or without them.
+    Mit(MixTransformer),
+}
+
+impl Backbone {
+    fn new(scope: ParameterScope<'_>, config: &ModelConfig) -> Self {
+        match config.encoder {
+            Encoder::Swin => Self::Swin(Box::new(Swin::new(scope, config))),
+            Encoder::Mit => Self::Mit(MixTransformer::new(scope, config)),
+        }
+    }
+
+    /// `image`: normalised, `[B, H, W, 3]`, any size.
+    pub fn forward(&self, tape: &mut Tape, image: &Tensor) -> Features {
+        match self {
+            Self::Swin(swin) => swin.forward(tape, image),
+            Self::Mit(mit) => mit.forward(tape, image),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -112,7 +140,7 @@ impl Model {
         config.validate()?;
         let mut parameters = Parameters::new();
         let mut root: ParameterScope<'_> = parameters.root();
-        let backbone = Swin::new(root.at("backbone"), config);
+        let backbone = Backbone::new(root.at("backbone"), config);
         let decoder = if config.head.finds_masks() {
             let classes = config.num_classes + 1;
             let init = Init::OnesBut { last: NO_OBJECT };
@@ -136,7 +164,7 @@ impl Model {
     }
 
     /// The encoder alone.
-    pub fn backbone(&self) -> &Swin {
+    pub fn backbone(&self) -> &Backbone {
         &self.backbone
     }
 
@@ -244,9 +272,10 @@ fn encoder_init(config: &ModelConfig, name: &str, fan_in: Option<usize>) -> Opti
     if name.contains(".mlp_res.") && config.sem_res_init == SemResInit::Zero {
         return Some(Init::Constant(0.0));
     }
-    // The official initialiser of the encoder is not called by the code of these heads: all is as
-    // PyTorch's layers, and semantic attention's own, start out.
-    let fan_in = fan_in.filter(|_| config.head.finds_masks())?;
+    // The official initialiser of Swin is not called by the code of these heads: all is as PyTorch's
+    // layers, and semantic attention's own, start out.
+    let by_default = config.head.finds_masks() && config.encoder == Encoder::Swin;
+    let fan_in = fan_in.filter(|_| by_default)?;
     let semantic = name.contains(".class_injection.");
     match name.ends_with(".bias") {
         _ if name.contains(".mlp_res.") => None,

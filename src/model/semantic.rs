@@ -1,5 +1,6 @@
 //! The semantic layer: attention by agreement of class vectors, which closes a stage.
 
+use super::ModelConfig;
 use crate::nn::{Init, LayerNorm, Linear, ParameterScope};
 use crate::{Tape, Tensor, ops};
 
@@ -59,6 +60,15 @@ pub struct SemanticLayer {
 }
 
 impl SemanticLayer {
+    /// The layer of stage `i`, if `config` has one there.
+    pub fn of_stage(scope: ParameterScope<'_>, config: &ModelConfig, i: usize) -> Option<Self> {
+        let (blocks, classes) = (config.num_sem_blocks[i], config.num_classes);
+        let window = config.semantic_windows()[i].then_some(config.sem_window_size);
+        let channels = config.stage_channels(i);
+        (blocks > 0)
+            .then(|| Self::new(scope, channels, classes, blocks, window, config.sem_dropout))
+    }
+
     /// A layer of `blocks` blocks, at least one.
     pub fn new(
         mut scope: ParameterScope<'_>,

@@ -38,14 +38,8 @@ impl Swin {
             let shape = [1, config.embed_dim, side, side];
             scope.create("absolute_pos_embed", shape, Init::Normal { std: 0.02 })
         });
-        // Stochastic depth grows linearly over all blocks, from 0.
-        let blocks: usize = config.depths.iter().sum();
-        let rate = |i: usize| config.drop_path_rate * i as f32 / (blocks - 1).max(1) as f32;
-        let mut first = 0;
         let mut layers = Vec::new();
-        for (i, &depth) in config.depths.iter().enumerate() {
-            let rates = (first..first + depth).map(rate).collect();
-            first += depth;
+        for (i, rates) in config.drop_path_rates().into_iter().enumerate() {
             layers.push(Stage::new(scope.at("layers").at(i), config, i, rates));
         }
         let norm = |i| LayerNorm::new(scope.at(format!("norm{i}")), config.stage_channels(i));
@@ -127,12 +121,7 @@ impl Stage {
             SwinBlock::new(scope.at("blocks").at(j), channels, heads, windows, ratio, drop_path)
         };
         let blocks = rates.into_iter().enumerate().map(block).collect();
-        let window = config.semantic_windows()[i].then_some(config.sem_window_size);
-        let semantic_layer = (config.num_sem_blocks[i] > 0).then(|| {
-            let (classes, count) = (config.num_classes, config.num_sem_blocks[i]);
-            let scope = scope.at("semantic_layer");
-            SemanticLayer::new(scope, channels, classes, count, window, config.sem_dropout)
-        });
+        let semantic_layer = SemanticLayer::of_stage(scope.at("semantic_layer"), config, i);
         let last = i + 1 == config.depths.len();
         let downsample = (!last).then(|| PatchMerging::new(scope.at("downsample"), channels));
         Self { blocks, semantic_layer, downsample }

@@ -61,6 +61,7 @@ impl Linear {
 pub struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
+    eps: f32,
 }
 
 impl LayerNorm {
@@ -68,16 +69,22 @@ impl LayerNorm {
     const EPS: f32 = 1e-5;
 
     /// A layer for `channels` channels that at first only normalises.
-    pub fn new(mut scope: ParameterScope<'_>, channels: usize) -> Self {
+    pub fn new(scope: ParameterScope<'_>, channels: usize) -> Self {
+        Self::with_eps(scope, channels, Self::EPS)
+    }
+
+    /// A layer that adds `eps` to the variance.
+    pub fn with_eps(mut scope: ParameterScope<'_>, channels: usize, eps: f32) -> Self {
         Self {
             weight: scope.create("weight", [channels], Init::Constant(1.0)),
             bias: scope.create("bias", [channels], Init::Constant(0.0)),
+            eps,
         }
     }
 
     /// `x`: `[.., channels]` → the same shape.
     pub fn forward(&self, tape: &mut Tape, x: &Tensor) -> Tensor {
-        ops::layer_norm(tape, x, &self.weight, &self.bias, Self::EPS)
+        ops::layer_norm(tape, x, &self.weight, &self.bias, self.eps)
     }
 }
 

@@ -55,6 +55,30 @@ pub static RECIPES: &[Named] = recipes![
     "swin-b-coco-stuff-10k" "swin-l-coco-stuff-10k"
     "swin-l-maskformer-ade20k" "swin-l-mask2former-ade20k"
     "swin-l-fapn-ade20k" "swin-l-msfapn-ade20k" "swin-l-mask2former-cityscapes"
+    "semask-mit-b0" "semask-mit-b0-ade20k"
+    "semask-mit-b0-cityscapes" "semask-mit-b0-coco-stuff-10k"
+    "mit-b0" "mit-b0-ade20k"
+    "mit-b0-cityscapes" "mit-b0-coco-stuff-10k"
+    "semask-mit-b1" "semask-mit-b1-ade20k"
+    "semask-mit-b1-cityscapes" "semask-mit-b1-coco-stuff-10k"
+    "mit-b1" "mit-b1-ade20k"
+    "mit-b1-cityscapes" "mit-b1-coco-stuff-10k"
+    "semask-mit-b2" "semask-mit-b2-ade20k"
+    "semask-mit-b2-cityscapes" "semask-mit-b2-coco-stuff-10k"
+    "mit-b2" "mit-b2-ade20k"
+    "mit-b2-cityscapes" "mit-b2-coco-stuff-10k"
+    "semask-mit-b3" "semask-mit-b3-ade20k"
+    "semask-mit-b3-cityscapes" "semask-mit-b3-coco-stuff-10k"
+    "mit-b3" "mit-b3-ade20k"
+    "mit-b3-cityscapes" "mit-b3-coco-stuff-10k"
+    "semask-mit-b4" "semask-mit-b4-ade20k"
+    "semask-mit-b4-cityscapes" "semask-mit-b4-coco-stuff-10k"
+    "mit-b4" "mit-b4-ade20k"
+    "mit-b4-cityscapes" "mit-b4-coco-stuff-10k"
+    "semask-mit-b5" "semask-mit-b5-ade20k"
+    "semask-mit-b5-cityscapes" "semask-mit-b5-coco-stuff-10k"
+    "mit-b5" "mit-b5-ade20k"
+    "mit-b5-cityscapes" "mit-b5-coco-stuff-10k"
 ];
 
 impl Named {
@@ -274,10 +298,14 @@ mod tests {
 
     #[test]
     fn baselines_differ_by_their_semantic_layers_alone() {
-        for named in RECIPES.iter().filter(|recipe| recipe.name.starts_with("swin-")) {
+        for named in RECIPES {
+            let name = match named.name.split_once('-') {
+                Some(("swin", rest)) => format!("semask-{rest}"),
+                Some(("mit", rest)) => format!("semask-mit-{rest}"),
+                _ => continue,
+            };
             let mut baseline = named.recipe().unwrap();
             assert_eq!(baseline.model.num_sem_blocks, [0; 4]);
-            let name = named.name.replacen("swin", "semask", 1);
             let semask = Recipe::preset(&name).unwrap();
             baseline.name = name;
             baseline.model.num_sem_blocks = semask.model.num_sem_blocks.clone();
