@@ -163,7 +163,7 @@ mod tests {
     use clap::CommandFactory;
     use clap::error::ErrorKind::{
         ArgumentConflict, DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, InvalidSubcommand,
-        MissingRequiredArgument, ValueValidation,
+        InvalidValue, MissingRequiredArgument, ValueValidation,
     };
 
     use super::*;
@@ -229,7 +229,7 @@ mod tests {
             ("describe --preset semask-t --batch 0", ValueValidation),
             ("recipes semask-t --plan", ArgumentConflict),
             ("data check d --format ade", ValueValidation),
-            ("convert a.pth b.safetensors --dtype i8", ValueValidation),
+            ("convert a.pth b.safetensors --dtype i8", InvalidValue),
             ("parity --weights w.pth", MissingRequiredArgument),
             ("convert a.pth", MissingRequiredArgument),
             ("inspect a.pth r.toml --preset semask-t", ArgumentConflict),
