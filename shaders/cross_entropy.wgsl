@@ -2,7 +2,8 @@
 //
 //   v[Y, X, k] = bilinear resize of logits                     never stored
 //   lse        = log sum_k exp(v_k),  ce = lse - v_label       0 where the label is ignored
-//   loss       = weight mean(kept ce)                          mean over all pixels, ignored ones too
+//   loss       = weight mean(kept ce)                          mean over all pixels, ignored ones too,
+//                                                              or over those with a label
 //   dlogits[i, j, k] = dy weight / pixels  sum_Y sum_X  u(Y, i) u(X, j) (softmax(v)_k - [k = label])
 //
 // Host: src/ops/cross_entropy.rs        Test: kernels-tests/cross_entropy.rs
@@ -45,7 +46,7 @@ struct Params {
 // Labels are as large as logits: no resize.
 override SAME_SIZE: bool = false;
 
-// `correct` shall be which pixels have a label.
+// `correct` shall be which pixels have a label, to count them.
 override MARK_LABELLED: bool = false;
 
 // The lse of a pixel without loss: it has no label, or easier than those that are kept.
@@ -253,6 +254,7 @@ fn drop_easy(
 }
 
 // ---- mean: total, marked -> mean_out -------------------------------------------------------------
+// Over the pixels with a label: of the loss, and of its gradient.
 
 @compute @workgroup_size(1)
 fn mean() {

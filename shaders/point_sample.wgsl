@@ -58,21 +58,10 @@ fn sample(map: u32, point: vec2<f32>) -> f32 {
     );
 }
 
-// ---- draw: random -> points_out ------------------------------------------------------------------
-// Uniform in 0..1, two points per invocation. Which number is which does not depend on how rows are cut.
-
-@compute @workgroup_size(WORKGROUP)
-fn draw(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
+// Two of the points, uniform in 0..1. Which number is which does not depend on how rows are cut.
+fn draw_two(i: u32) {
     let each = (params.points + 1u) / 2u;
-    let i = group_id(group, groups) * WORKGROUP + lane;
     let row = i / each;
-    if row >= params.rows {
-        return;
-    }
     let key = vec2(random[0], random[1]);
     let bits = philox(key, vec4(params.first_pair * each + i, params.stream, random[2], random[3]));
     let point = 2u * (i - row * each);
@@ -80,6 +69,35 @@ fn draw(
     points_out[at] = vec2(unit(bits.x), unit(bits.y));
     if point + 1u < params.points {
         points_out[at + 1u] = vec2(unit(bits.z), unit(bits.w));
+    }
+}
+
+// ---- draw: random -> points_out ------------------------------------------------------------------
+
+@compute @workgroup_size(WORKGROUP)
+fn draw(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = group_id(group, groups) * WORKGROUP + lane;
+    if i < params.rows * ((params.points + 1u) / 2u) {
+        draw_two(i);
+    }
+}
+
+// ---- draw_pairs: random, matching -> points_out --------------------------------------------------
+
+@compute @workgroup_size(WORKGROUP)
+fn draw_pairs(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = group_id(group, groups) * WORKGROUP + lane;
+    let row = i / ((params.points + 1u) / 2u);
+    if row < params.rows && params.first_pair + row < matching[0] {
+        draw_two(i);
     }
 }
 

@@ -5,11 +5,12 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::gpu::{Plan, Recorder};
-use crate::model::{Model, ModelConfig, SwinBlock};
+use crate::model::{MaskSettings, Model, ModelConfig, SwinBlock};
 use crate::nn::Parameters;
-use crate::ops::{self, CrossEntropy, Windows};
+use crate::ops::{self, CrossEntropy, MaskPoints, MaskTargets, Matching, PointSource, Windows};
 use crate::optim::{AdamW, AdamWSettings};
 use crate::random::Rng;
+use crate::tape::Stream;
 use crate::{Error, Gpu, Result, Shape, Tape, Tensor};
 
 /// What is measured, by name.
@@ -35,6 +36,9 @@ pub const ROWS: &[(&str, &str)] = &[
     ("q2", "attention of 100 queries to each other, 256 channels, 8 heads"),
     ("q3", "mask logits, 100 queries × 256 channels × 160² pixels"),
     ("q4", "class scores of 64 rows of 640 pixels, 100 masks, 150 classes"),
+    ("r1", "costs of 100 queries and 10 targets at 12544 points, masks of 160², labels of 640²"),
+    ("r2", "loss of 10 masks at 12544 of 40768 points, masks of 160², labels of 640²"),
+    ("r3", "loss of 10 masks of 160² on labels of 640²"),
 ];
 
 /// A row of [`ROWS`], planned on a device.
@@ -284,6 +288,42 @@ fn work(inputs: &mut Inputs<'_>, name: &str) -> Result<Work> {
             let masks = inputs.new_tensor([1, 100, 160, 160])?;
             Box::new(move |tape| {
                 vec![ops::mask_scores(tape.recorder(), &probability, &masks, 0..64, 640)]
+            })
+        }
+        "r1" => {
+            let logits = inputs.new_tensor([1, 100, 151])?;
+            let masks = inputs.new_tensor([1, 100, 160, 160])?;
+            let points = inputs.new_tensor([1, 12_544, 2])?;
+            let labels = inputs.labels(640 * 640, 10)?;
+            let weights = MaskSettings::default().weights;
+            Box::new(move |tape| {
+                let recorder = tape.recorder();
+                let targets = MaskTargets::new(recorder, &labels, [1, 640, 640], 150);
+                let points = Some(&points);
+                vec![ops::mask_costs(recorder, &logits, &masks, &targets, points, weights)]
+            })
+        }
+        "r2" | "r3" => {
+            let masks = inputs.new_tensor([1, 100, 160, 160])?;
+            let labels = inputs.labels(640 * 640, 10)?;
+            let pairs = Tensor::pinned("pairs", [202]);
+            // Ten pairs: query i has class i.
+            let mut words = vec![10, 0.1f32.to_bits()];
+            words.extend((0..100u32).chain(0..100));
+            pairs.write(inputs.gpu, &words)?;
+            let matching = Matching { pairs, goals: Tensor::pinned("goals", [1, 100]) };
+            let state = inputs.new_tensor([4])?.detached();
+            let settings =
+                if name == "r2" { MaskSettings::default() } else { MaskSettings::dense() };
+            Box::new(move |tape| {
+                let targets = MaskTargets::new(tape.recorder(), &labels, [1, 640, 640], 150);
+                let points = settings.points.map(|points| {
+                    let [candidates, hard, extra] = points.split();
+                    let source = PointSource::Random(Stream { state: state.clone(), id: 1 });
+                    MaskPoints { candidates, hard, extra, source }
+                });
+                let weights = settings.weights;
+                vec![ops::mask_loss(tape, &masks, &targets, &matching, points, weights).loss]
             })
         }
         other => {

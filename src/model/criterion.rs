@@ -124,7 +124,7 @@ pub fn set_losses(
                 Some(given) => given[i].matching.clone(),
                 None => {
                     let stream = tape.stream().expect("points are drawn: the tape must be random");
-                    ops::uniform_points(tape.recorder(), &stream, 0, batch, points.count)
+                    ops::uniform_points(tape.recorder(), &stream, batch, points.count)
                 }
             });
             ops::mask_costs(

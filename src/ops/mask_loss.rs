@@ -181,22 +181,21 @@ impl Pairs {
             let parts = recorder.empty([capacity, chunks, 4]);
             let bound = [masks, labels, matching, &parts];
             let grid = Grid::rows(capacity * chunks);
-            let flops = 60 * params.samples as usize * self.usual_pairs();
+            let flops = 60 * params.samples as usize * self.likely_pairs();
             recorder.run(&PIXEL_PARTS, *params, &bound, grid).flops(flops);
             recorder.run(&FOLD, *params, &[&parts, matching, sums], Grid::elements(capacity));
             return None;
         };
         let choice = recorder.empty([capacity, 2]);
-        for (first, rows) in self.chunks() {
+        for chunk @ [first, rows, likely] in self.chunks() {
             let params = Params { first_pair: first as u32, rows: rows as u32, ..*params };
-            let places = self.places(recorder, points, first, rows);
+            let places = self.places(recorder, points, chunk);
             let z = point_sample::sample_pairs(recorder, masks, &places, matching, first);
-            let grid = Grid::rows(rows);
-            let usual = self.usual_pairs().saturating_sub(first).min(rows) * params.points as usize;
+            let (grid, samples) = (Grid::rows(rows), likely * params.points as usize);
             let bound = [&z, matching, &choice];
-            recorder.run(&CHOOSE, params, &bound, grid).flops(20 * usual);
+            recorder.run(&CHOOSE, params, &bound, grid).flops(20 * samples);
             let bound = [&z, &places, labels, matching, &choice, sums];
-            recorder.run(&POINT_SUMS, params, &bound, grid).flops(30 * usual);
+            recorder.run(&POINT_SUMS, params, &bound, grid).flops(30 * samples);
         }
         Some(choice)
     }
@@ -214,52 +213,50 @@ impl Pairs {
         let (Some(points), Some(choice)) = (&self.points, choice) else {
             let len = (params.capacity * params.height * params.width) as usize;
             let bound = [masks, labels, matching, sums, dy, dmasks];
-            let flops = 4 * 80 * params.samples as usize * self.usual_pairs();
+            let flops = 4 * 80 * params.samples as usize * self.likely_pairs();
             recorder.run(&PIXEL_SLOPES, *params, &bound, Grid::elements(len)).flops(flops);
             return;
         };
-        for (first, rows) in self.chunks() {
+        for chunk @ [first, rows, likely] in self.chunks() {
             let params = Params { first_pair: first as u32, rows: rows as u32, ..*params };
-            let places = self.places(recorder, points, first, rows);
+            let places = self.places(recorder, points, chunk);
             let z = point_sample::sample_pairs(recorder, masks, &places, matching, first);
             let dz = recorder.empty(z.shape().clone());
             let bound = [&z, &places, labels, matching, choice, sums, dy, &dz];
             let grid = Grid::elements(z.shape().len());
-            let usual = self.usual_pairs().saturating_sub(first).min(rows) * params.points as usize;
-            recorder.run(&POINT_SLOPES, params, &bound, grid).flops(40 * usual);
+            let flops = 40 * likely * params.points as usize;
+            recorder.run(&POINT_SLOPES, params, &bound, grid).flops(flops);
             point_sample::scatter_pairs(recorder, &places, &dz, matching, first, dmasks);
         }
     }
 
     /// Pairs that there are likely to be.
-    fn usual_pairs(&self) -> usize {
+    fn likely_pairs(&self) -> usize {
         (self.params.capacity as usize).min(USUAL_TARGETS * self.masks.dims()[0])
     }
 
-    /// First and number of the pairs that are worked on at one time.
-    fn chunks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+    /// Of the pairs that are worked on at one time: the first, how many there can be, and are likely to be.
+    fn chunks(&self) -> impl Iterator<Item = [usize; 3]> + use<> {
         let Params { points, height, width, capacity, .. } = self.params;
         let bytes = 16 * points as usize + 8 * (height * width) as usize;
         let (capacity, at_once) = (capacity as usize, (PAIRS_BYTES / bytes).max(1));
-        (0..capacity).step_by(at_once).map(move |first| (first, at_once.min(capacity - first)))
+        let likely = self.likely_pairs();
+        (0..capacity).step_by(at_once).map(move |first| {
+            let rows = at_once.min(capacity - first);
+            [first, rows, likely.saturating_sub(first).min(rows)]
+        })
     }
 
-    /// The points of the pairs from `first` on.
-    fn places(
-        &self,
-        recorder: &mut Recorder,
-        points: &MaskPoints,
-        first: usize,
-        rows: usize,
-    ) -> Tensor {
+    /// The points of a chunk's pairs.
+    fn places(&self, recorder: &mut Recorder, points: &MaskPoints, chunk: [usize; 3]) -> Tensor {
         let count = points.candidates + points.extra;
         match &points.source {
             PointSource::Random(stream) => {
-                point_sample::uniform_points(recorder, stream, first, rows, count)
+                point_sample::points_of_pairs(recorder, stream, &self.matching, chunk, count)
             }
             PointSource::Given(given) => {
                 assert_eq!(given.dims(), [self.params.capacity as usize, count, 2], "given points");
-                assert_eq!((first, rows), (0, given.dims()[0]), "given points fill one chunk");
+                assert_eq!(chunk[1], given.dims()[0], "given points fill one chunk");
                 given.clone()
             }
         }

@@ -8,6 +8,7 @@ use crate::{Tape, Tensor};
 const SOURCES: &[Source] = &[source!("point_sample"), source!("lib/point"), source!("lib/philox")];
 
 static DRAW: Kernel = kernel("draw", &["random", "points_out"]);
+static DRAW_PAIRS: Kernel = kernel("draw_pairs", &["random", "matching", "points_out"]);
 static FORWARD: Kernel = kernel("forward", &["maps", "points", "y"]);
 static FORWARD_PAIRS: Kernel = kernel("forward_pairs", &["maps", "points", "matching", "y"]);
 static BOUND: Kernel = kernel("bound", &["dy", "largest_out"]);
@@ -15,7 +16,7 @@ static SCATTER: Kernel = kernel("scatter", &["points", "dy", "largest", "units_o
 static FINISH: Kernel = kernel("finish", &["largest", "units", "dmaps"]);
 static FINISH_PAIRS: Kernel = kernel("finish_pairs", &["largest", "units", "matching", "dmaps"]);
 pub(super) const KERNELS: &[&Kernel] =
-    &[&DRAW, &FORWARD, &FORWARD_PAIRS, &BOUND, &SCATTER, &FINISH, &FINISH_PAIRS];
+    &[&DRAW, &DRAW_PAIRS, &FORWARD, &FORWARD_PAIRS, &BOUND, &SCATTER, &FINISH, &FINISH_PAIRS];
 
 const fn kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
     Kernel::new("point_sample", entry, SOURCES, Params::FIELDS, bindings)
@@ -98,20 +99,34 @@ fn scatter(
     (largest, units)
 }
 
-/// `count` points for each of `rows` rows, uniform in 0..1: `[rows, count, 2]`. Those of row
-/// `first + i` are the same whatever `first` is.
+/// `count` points for each of `rows` rows, uniform in 0..1: `[rows, count, 2]`.
 pub(crate) fn uniform_points(
     recorder: &mut Recorder,
     stream: &Stream,
-    first: usize,
     rows: usize,
     count: usize,
 ) -> Tensor {
     let points = recorder.empty([rows, count, 2]);
+    let params = Params { stream: stream.id, ..params([1, 1], rows, count, 0) };
+    let grid = Grid::elements(rows * count.div_ceil(2));
+    recorder.run(&DRAW, params, &[&stream.state, &points], grid).flops(100 * rows * count);
+    points
+}
+
+/// [`uniform_points`] of the matched pairs `first..`. Those of a pair do not depend on `first`, and rows
+/// beyond the last pair are left as they are. `likely`: rows that are pairs, for estimates.
+pub(super) fn points_of_pairs(
+    recorder: &mut Recorder,
+    stream: &Stream,
+    matching: &Tensor,
+    [first, rows, likely]: [usize; 3],
+    count: usize,
+) -> Tensor {
+    let points = recorder.empty([rows, count, 2]);
     let params = Params { stream: stream.id, ..params([1, 1], rows, count, first) };
-    recorder
-        .run(&DRAW, params, &[&stream.state, &points], Grid::elements(rows * count.div_ceil(2)))
-        .flops(100 * rows * count);
+    let grid = Grid::elements(rows * count.div_ceil(2));
+    let bound = [&stream.state, matching, &points];
+    recorder.run(&DRAW_PAIRS, params, &bound, grid).flops(100 * likely * count);
     points
 }
 
