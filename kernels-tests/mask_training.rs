@@ -1,13 +1,19 @@
-//! Training of whole models that find masks against the reference: assignments, every loss term, the gradient of
-//! every parameter, and every parameter after three steps of AdamW with a clipped gradient.
+//! Training of whole models that find masks. Against the reference: assignments, every loss term, the gradient of
+//! every parameter, and every parameter after three steps of AdamW with a clipped gradient. And whether they
+//! learn a few pictures by heart.
 
 use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use semask_gpu::gpu::Plan;
 use semask_gpu::model::{GivenPoints, MaskSettings, PointSettings, set_losses};
 use semask_gpu::ops::PointSource;
 use semask_gpu::optim::{AdamW, AdamWSettings};
+use semask_gpu::train::log;
 use semask_gpu::train::recipe::Recipe;
+use semask_gpu::train::trainer::{Resume, TrainOptions, train};
 use semask_gpu::{Gpu, Tape, Tensor};
 
 use crate::cross_entropy::on_device;
@@ -202,4 +208,111 @@ fn fapn() {
 #[test]
 fn msfapn() {
     training_equals_the_reference("msfapn");
+}
+
+const SMALL: &str = r#"
+[model]
+embed_dim = 16
+depths = [2, 2, 2, 2]
+num_heads = [1, 2, 4, 8]
+channels = 32
+nheads = 4
+num_queries = 10
+dim_feedforward = 64
+dec_layers = 3
+enc_layers = 2
+enc_dim_feedforward = 64
+drop_path_rate = 0.0
+dropout = 0.0
+sem_dropout = 0.0
+[data]
+batch_size = 4
+order = "sequential"
+[augment]
+downscale = 2
+[optimizer]
+lr = 2e-3
+weight_decay = 0.01
+clip_norm = 1.0
+[schedule]
+warmup = 10
+warmup_kind = "additive"
+power = 0.9
+[loss]
+num_points = 512
+[eval]
+split = "train"
+"#;
+
+/// Pictures of cells at 96 × 96; their borders, a pixel wide, are left out.
+fn four_pictures(folder: &Path) -> Option<()> {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/quickstart_nuclei");
+    for name in ["57bd029b19c1b382", "a0afead3b4fe393f", "1023509cf8d4c155", "ac8169a0debed115"] {
+        for (part, ending) in [("images", "jpg"), ("labels", "png")] {
+            let file = format!("{part}/train/{name}.{ending}");
+            std::fs::create_dir_all(folder.join(part).join("train")).unwrap();
+            let copied = std::fs::copy(from.join(&file), folder.join(&file));
+            if copied.is_err() {
+                println!("skipped: no {file} in data/quickstart_nuclei");
+                return None;
+            }
+        }
+    }
+    let description = r#"{"classes": ["background", "nucleus"], "ignore_index": 2}"#;
+    std::fs::write(folder.join("dataset.json"), description).unwrap();
+    Some(())
+}
+
+fn learns_four_pictures(head: &str, iterations: usize, sets: &[&str]) {
+    if GPU.name().contains("SwiftShader") {
+        println!(
+            "skipped: the same kernels are checked one by one on SwiftShader, which takes minutes"
+        );
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    if four_pictures(&data).is_none() {
+        return;
+    }
+    let own = [
+        format!("model.head={head}"),
+        format!("schedule.iterations={iterations}"),
+        format!("eval.every={iterations}"),
+    ];
+    let sets: Vec<&str> = own.iter().map(String::as_str).chain(sets.iter().copied()).collect();
+    let run = folder.path().join("run");
+    let options = TrainOptions {
+        recipe: Recipe::from_toml_with(SMALL, "test", &sets).unwrap(),
+        data,
+        run: run.clone(),
+        resume: Resume::Never,
+        weights: None,
+        stop: Arc::new(AtomicBool::new(false)),
+    };
+    train(&GPU, options).unwrap();
+    let events = log::read(&run.join(log::FILE_NAME)).unwrap();
+    let last = events.iter().rfind(|event| event["event"] == "eval").unwrap();
+    assert!(last["miou"].as_f64().unwrap() > 0.95, "{head}: {last}");
+}
+
+#[test]
+fn maskformer_learns_four_pictures() {
+    let dense = ["loss.num_points=none", "loss.class_w=1", "loss.mask_w=20", "loss.dice_w=1"];
+    learns_four_pictures("maskformer", 150, &dense);
+}
+
+#[test]
+fn mask2former_learns_four_pictures() {
+    learns_four_pictures("mask2former", 60, &[]);
+}
+
+#[test]
+fn fapn_learns_four_pictures() {
+    learns_four_pictures("fapn", 60, &[]);
+}
+
+#[test]
+fn msfapn_learns_four_pictures() {
+    learns_four_pictures("msfapn", 60, &[]);
 }
