@@ -17,8 +17,9 @@ fn linear(x: &[f64], weight: &[f64], inputs: usize, outputs: usize) -> Vec<f64> 
     product(extents, |r, i| x[r * inputs + i], |i, o| weight[o * inputs + i])
 }
 
-/// Rows, inputs, outputs around the tiles of both kernels: 16 × 32 and 64 × 64 × 16.
-const SHAPES: [(usize, usize, usize); 11] = [
+/// Rows, inputs, outputs around the tiles of all kernels: 16 × 32, some only for even outputs, in steps of
+/// 8, and 64 × 64 × 16.
+const SHAPES: [(usize, usize, usize); 14] = [
     (1, 1, 1),
     (7, 5, 3),
     (8, 16, 32),
@@ -30,6 +31,9 @@ const SHAPES: [(usize, usize, usize); 11] = [
     (65, 96, 31),
     (130, 33, 150),
     (49, 32, 49),
+    (5, 24, 98),
+    (18, 20, 34),
+    (33, 40, 66),
 ];
 
 #[test]
@@ -55,26 +59,27 @@ fn linear_is_x_times_the_transposed_weight() {
 
 #[test]
 fn rows_4_kib_apart_are_packed_first() {
-    let (rows, inputs, outputs) = (35, 1024, 65);
     // Sums of a thousand products.
     let tolerance = Tolerance { forward: 2e-5, ..F32 };
-    check_op(
-        &[&[rows, inputs], &[outputs, inputs]],
-        tolerance,
-        |tape, x| ops::linear(tape, &x[0], &x[1], None),
-        |x| linear(&x[0], &x[1], inputs, outputs),
-    );
+    for (rows, inputs, outputs) in [(35, 1024, 65), (150, 1024, 66)] {
+        check_op(
+            &[&[rows, inputs], &[outputs, inputs]],
+            tolerance,
+            |tape, x| ops::linear(tape, &x[0], &x[1], None),
+            |x| linear(&x[0], &x[1], inputs, outputs),
+        );
+    }
 }
 
 #[test]
 fn a_weight_gradient_over_many_rows_is_split_and_added_up() {
     // Beyond 65 535 rows; 2 × 3 outputs make 128 splits.
-    for rows in [2_048, 5_000, 65_537] {
+    for (rows, inputs) in [(2_048, 3), (5_000, 3), (5_000, 4), (65_537, 3)] {
         check_op(
-            &[&[rows, 3], &[2, 3]],
+            &[&[rows, inputs], &[2, inputs]],
             F32,
             |tape, x| ops::linear(tape, &x[0], &x[1], None),
-            |x| linear(&x[0], &x[1], 3, 2),
+            |x| linear(&x[0], &x[1], inputs, 2),
         );
     }
 }
@@ -97,26 +102,35 @@ fn the_gelu_epilogue_equals_the_two_ops() {
 
 #[test]
 fn the_residual_epilogue_scales_each_sample_and_adds() {
-    let (batch, rows, inputs, outputs) = (3, 5, 7, 33);
-    check_op(
-        &[&[batch, rows, inputs], &[outputs, inputs], &[outputs], &[batch, rows, outputs]],
-        F32,
-        |tape, x| {
-            // Halves every sample: a fixed factor stands in for the drawn one.
-            let keep = ops::fill(tape.recorder(), [batch], 0.5);
-            ops::linear_residual(tape, &x[0], &x[1], &x[2], &x[3], Some(&keep))
-        },
-        |x| {
-            let y = linear(&x[0], &x[1], inputs, outputs);
-            let y = y.iter().enumerate().map(|(at, y)| 0.5 * (y + x[2][at % outputs]) + x[3][at]);
-            y.collect()
-        },
-    );
+    for (batch, rows, inputs, outputs) in [(3, 5, 7, 33), (3, 7, 8, 34)] {
+        check_op(
+            &[&[batch, rows, inputs], &[outputs, inputs], &[outputs], &[batch, rows, outputs]],
+            F32,
+            |tape, x| {
+                // Halves every sample: a fixed factor stands in for the drawn one.
+                let keep = ops::fill(tape.recorder(), [batch], 0.5);
+                ops::linear_residual(tape, &x[0], &x[1], &x[2], &x[3], Some(&keep))
+            },
+            |x| {
+                let y = linear(&x[0], &x[1], inputs, outputs);
+                let y =
+                    y.iter().enumerate().map(|(at, y)| 0.5 * (y + x[2][at % outputs]) + x[3][at]);
+                y.collect()
+            },
+        );
+    }
 }
 
 #[test]
 fn batched_products_take_either_factor_transposed() {
-    for (batch, m, k, n) in [(1, 1, 1, 1), (3, 5, 7, 33), (2, 49, 19, 49), (2, 65, 20, 9)] {
+    for (batch, m, k, n) in [
+        (1, 1, 1, 1),
+        (3, 5, 7, 33),
+        (2, 49, 19, 49),
+        (2, 65, 20, 9),
+        (2, 18, 24, 34),
+        (3, 7, 10, 20),
+    ] {
         for (ta, tb) in [(false, false), (false, true), (true, false), (true, true)] {
             let a_shape = if ta { [batch, k, m] } else { [batch, m, k] };
             let b_shape = if tb { [batch, n, k] } else { [batch, k, n] };

@@ -136,7 +136,9 @@ fn entry_point(module: &naga::Module, kernel: &Kernel) -> usize {
 fn compile(kernel: &Kernel, subgroup: bool) -> (naga::Module, ModuleInfo) {
     let file = format!("shaders/{}.wgsl", kernel.file);
     let wgsl = kernel.wgsl(subgroup);
-    let needs = if subgroup { Capabilities::SUBGROUP } else { Capabilities::empty() };
+    let mut needs = Capabilities::empty();
+    needs.set(Capabilities::SUBGROUP, subgroup || kernel.lanes);
+    needs.set(Capabilities::SHADER_INT64, kernel.lanes);
     let mut frontend = naga::front::wgsl::Frontend::new();
     let module = frontend
         .parse(&wgsl)

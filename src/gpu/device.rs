@@ -44,6 +44,9 @@ pub struct Profile {
     pub cpu: bool,
     /// Lanes of a subgroup, where subgroup operations exist and the number is always the same.
     pub subgroup_size: Option<u32>,
+    /// Whether kernels made for eight lanes of a CPU's vectors run well: a driver on a CPU whose subgroups
+    /// are eight invocations, with integers of 64 bits.
+    pub lanes: bool,
     /// Largest binding in bytes.
     pub max_binding: u64,
     /// Largest buffer in bytes.
@@ -59,6 +62,7 @@ impl Default for Profile {
         Self {
             cpu: false,
             subgroup_size: None,
+            lanes: false,
             max_binding: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,
             uniform_alignment: limits.min_uniform_buffer_offset_alignment,
@@ -81,9 +85,13 @@ impl Profile {
     ) -> Self {
         let fixed = info.subgroup_min_size == info.subgroup_max_size;
         let subgroups = features.contains(wgpu::Features::SUBGROUP) && fixed;
+        let subgroup_size = (subgroups && !options.no_subgroups).then_some(info.subgroup_min_size);
+        let cpu = options.cpu_kernels.unwrap_or(info.device_type == wgpu::DeviceType::Cpu);
+        let long = features.contains(wgpu::Features::SHADER_INT64);
         Self {
-            cpu: options.cpu_kernels.unwrap_or(info.device_type == wgpu::DeviceType::Cpu),
-            subgroup_size: (subgroups && !options.no_subgroups).then_some(info.subgroup_min_size),
+            cpu,
+            subgroup_size,
+            lanes: cpu && long && subgroup_size == Some(8),
             max_binding: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,
             uniform_alignment: limits.min_uniform_buffer_offset_alignment.max(16),
@@ -188,7 +196,9 @@ impl Gpu {
         })?;
         // What we can make use of, no more: asking for all that an adapter has turns on features
         // that cost time.
-        let useful = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+        let useful = wgpu::Features::SUBGROUP
+            | wgpu::Features::TIMESTAMP_QUERY
+            | wgpu::Features::SHADER_INT64;
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("semask-gpu"),

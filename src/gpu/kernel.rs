@@ -17,6 +17,8 @@ pub struct Kernel {
     pub params: &'static [Field],
     /// Variables of the shader that the host binds, in the order in which it passes them.
     pub bindings: &'static [&'static str],
+    /// Whether it is for devices that have [`Profile::lanes`](super::Profile::lanes) only.
+    pub lanes: bool,
 }
 
 /// One file of WGSL, and the file that takes its place where the device has subgroups.
@@ -73,7 +75,12 @@ impl Kernel {
         params: &'static [Field],
         bindings: &'static [&'static str],
     ) -> Self {
-        Self { file, entry, sources, params, bindings }
+        Self { file, entry, sources, params, bindings, lanes: false }
+    }
+
+    /// The same for devices that have [`Profile::lanes`](super::Profile::lanes) only.
+    pub const fn on_lanes(self) -> Self {
+        Self { lanes: true, ..self }
     }
 
     /// `file.entry`.

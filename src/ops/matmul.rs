@@ -1,7 +1,7 @@
-//! Matrix products: `shaders/matmul_packed.wgsl` for CPU drivers, `shaders/matmul_tiled.wgsl` for
-//! GPUs.
+//! Matrix products: `shaders/matmul_tiled.wgsl` for GPUs, `shaders/matmul_packed.wgsl` for CPU drivers; see
+//! `matmul_lanes` for those with subgroups of eight.
 
-use super::{elementwise, reduce};
+use super::{elementwise, matmul_lanes, reduce};
 use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
 use crate::{Tape, Tensor};
 
@@ -131,7 +131,7 @@ pub(crate) fn product(
     extents: Extents,
     epilogue: Epilogue<'_>,
 ) {
-    let Extents { batch, m, k, n } = extents;
+    let Extents { batch, m, n, .. } = extents;
     assert!(batch > 0 && m > 0 && n > 0, "product: nothing to do for {extents:?}");
     assert_eq!(c.col_stride, 1, "product: columns of the result are contiguous");
     // Parts are added up into a whole tensor.
@@ -140,13 +140,35 @@ pub(crate) fn product(
         Epilogue::Plain { .. } if whole => splits(recorder, extents),
         _ => 1,
     };
-    let (alpha, accumulate) = match epilogue {
-        Epilogue::Plain { alpha, accumulate } if splits == 1 => (alpha, accumulate),
-        _ => (1.0, false),
-    };
     // Each part of a split product goes to a matrix of its own, to be added up afterwards.
     let parts = (splits > 1).then(|| recorder.empty([splits, m, n]));
     let to = parts.as_ref().map_or(c, |parts| Matrices::new(parts, m, n));
+    // Parts know nothing of what comes after them.
+    let now = if parts.is_some() { PLAIN } else { epilogue };
+    if !matmul_lanes::product(recorder, a, b, to, extents, splits, now) {
+        simple_product(recorder, a, b, to, extents, splits, now);
+    }
+    if let (Some(parts), Epilogue::Plain { alpha, accumulate }) = (&parts, epilogue) {
+        let y = c.tensor;
+        reduce::sum_rows_into(recorder, parts, splits, m * n, y, alpha, accumulate);
+    }
+}
+
+/// [`product`] for any device; `splits` results lie one after the other in `to`.
+fn simple_product(
+    recorder: &mut Recorder,
+    a: Matrices<'_>,
+    b: Matrices<'_>,
+    to: Matrices<'_>,
+    extents: Extents,
+    splits: usize,
+    epilogue: Epilogue<'_>,
+) {
+    let Extents { batch, m, k, n } = extents;
+    let (alpha, accumulate) = match epilogue {
+        Epilogue::Plain { alpha, accumulate } => (alpha, accumulate),
+        _ => (1.0, false),
+    };
     let rows_per_sample = match epilogue {
         Epilogue::Residual { keep, .. } => m / keep.shape().len(),
         _ => m,
@@ -251,10 +273,6 @@ pub(crate) fn product(
             }
         };
         dispatch.flops(flops);
-    }
-    if let (Some(parts), Epilogue::Plain { alpha, accumulate }) = (&parts, epilogue) {
-        let y = c.tensor;
-        reduce::sum_rows_into(recorder, parts, splits, m * n, y, alpha, accumulate);
     }
 }
 

@@ -21,6 +21,7 @@ mod mask_scores;
 mod mask_targets;
 mod matching;
 mod matmul;
+mod matmul_lanes;
 mod nearest;
 mod patch;
 mod point_sample;
@@ -94,6 +95,7 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
         mask_scores::KERNELS,
         mask_targets::KERNELS,
         matmul::KERNELS,
+        matmul_lanes::KERNELS,
         optim::KERNELS,
         nearest::KERNELS,
         patch::KERNELS,

@@ -1,0 +1,221 @@
+// Matrix products for drivers that run on a CPU and have subgroups of eight: see lib/lanes.wgsl.
+//
+//   c[m, n] = alpha Σ_k a[m, k] b[k, n]   for every matrix of a batch
+//   and with an epilogue:  + bias[n],  gelu(+ bias[n]),  residual[m, n] + keep[sample] (+ bias[n])
+//
+// Host: src/ops/matmul_lanes.rs        Test: kernels-tests/matmul.rs
+// M = rows, N = cols, even, K = inner, a multiple of 8. One workgroup per 16 × 32 tile of c. b lies in
+// strips [N / 32][K][32], or its rows where they are. a's rows lie where they are, in pairs along k
+// (ALONG_K), else it is read in pairs of rows: from strips [M / 16][K][16] or where they lie.
+
+override ALONG_K: bool = true;
+
+struct Params {
+    rows: u32,
+    cols: u32,
+    inner: u32,
+    block: u32,     // tiles, one below the other, that go along b together
+    splits: u32,
+    a_offset: u32,  // offsets and strides count pairs of floats
+    a_batch: u32,
+    a_tile: u32,    // from 16 rows to the next
+    a_row: u32,     // along k: from a row to the next
+    a_step: u32,    // from a pair of k to the next; in pairs of rows: from one k to the next
+    b_offset: u32,
+    b_batch: u32,
+    b_strip: u32,   // from 32 columns to the next
+    b_step: u32,    // from one k to the next
+    c_offset: u32,
+    c_batch: u32,
+    c_row: u32,
+    accumulate: u32,
+    rows_per_sample: u32,
+    alpha: f32,
+    first_group: u32,  // of a part of the dispatch
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> a: array<u64>;                    // strides of Params
+@group(0) @binding(2) var<storage, read> b: array<u64>;                    // strides of Params
+@group(0) @binding(3) var<storage, read> bias: array<u64>;                 // [N]
+@group(0) @binding(4) var<storage, read> residual: array<u64>;             // [M, N]
+@group(0) @binding(5) var<storage, read> keep: array<f32>;                 // [samples]
+@group(0) @binding(6) var<storage, read_write> c: array<u64>;              // strides of Params
+@group(0) @binding(7) var<storage, read_write> preactivation: array<u64>;  // [M, N]
+
+// ---- product: a, b -> c --------------------------------------------------------------------------
+
+@compute @workgroup_size(8)
+fn product(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
+    let place = locate(group, groups);
+    let tile = accumulate_tile(place, lane);
+    for (var r = 0u; r < 16u; r++) {
+        if place.row + r < params.rows {
+            for (var j = 0u; j < 2u; j++) {
+                let pair = place.strip * 16u + 8u * j + lane;
+                if 2u * pair < params.cols {
+                    let at = params.c_offset + group.z * params.c_batch + (place.row + r) * params.c_row + pair;
+                    var v = params.alpha * half_of(tile, r, j);
+                    if params.accumulate != 0u {
+                        v += floats(c[at]);
+                    }
+                    c[at] = pair_of(v);
+                }
+            }
+        }
+    }
+}
+
+// ---- product_bias: a, b, bias -> c ---------------------------------------------------------------
+
+@compute @workgroup_size(8)
+fn product_bias(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
+    let place = locate(group, groups);
+    let tile = accumulate_tile(place, lane);
+    for (var j = 0u; j < 2u; j++) {
+        let pair = place.strip * 16u + 8u * j + lane;
+        if 2u * pair < params.cols {
+            let shift = floats(bias[pair]);
+            for (var r = 0u; r < 16u; r++) {
+                if place.row + r < params.rows {
+                    let at = params.c_offset + group.z * params.c_batch + (place.row + r) * params.c_row + pair;
+                    c[at] = pair_of(half_of(tile, r, j) + shift);
+                }
+            }
+        }
+    }
+}
+
+// ---- product_gelu: a, b, bias -> c, preactivation ------------------------------------------------
+
+@compute @workgroup_size(8)
+fn product_gelu(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
+    let place = locate(group, groups);
+    let tile = accumulate_tile(place, lane);
+    for (var j = 0u; j < 2u; j++) {
+        let pair = place.strip * 16u + 8u * j + lane;
+        if 2u * pair < params.cols {
+            let shift = floats(bias[pair]);
+            for (var r = 0u; r < 16u; r++) {
+                if place.row + r < params.rows {
+                    let at = (place.row + r) * params.c_row + pair;
+                    let v = half_of(tile, r, j) + shift;
+                    preactivation[at] = pair_of(v);
+                    c[at] = pair_of(vec2(gelu(v.x), gelu(v.y)));
+                }
+            }
+        }
+    }
+}
+
+// ---- product_residual: a, b, bias, residual, keep -> c -------------------------------------------
+
+@compute @workgroup_size(8)
+fn product_residual(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
+    let place = locate(group, groups);
+    let tile = accumulate_tile(place, lane);
+    for (var j = 0u; j < 2u; j++) {
+        let pair = place.strip * 16u + 8u * j + lane;
+        if 2u * pair < params.cols {
+            let shift = floats(bias[pair]);
+            for (var r = 0u; r < 16u; r++) {
+                if place.row + r < params.rows {
+                    let at = (place.row + r) * params.c_row + pair;
+                    let factor = keep[(place.row + r) / params.rows_per_sample];
+                    c[at] = pair_of(floats(residual[at]) + factor * (half_of(tile, r, j) + shift));
+                }
+            }
+        }
+    }
+}
+
+// ---- shared --------------------------------------------------------------------------------------
+
+struct Place {
+    row: u32,
+    strip: u32,
+    a: u32,      // offset of the 16 rows in a
+    b: u32,      // offset of the strip in b
+    last_pair: u32,  // of the strip's columns that there are
+    start: u32,  // of the split, along k
+    end: u32,
+}
+
+// Neighbours share a strip, and their block of a meets one strip after the other. z = split and matrix
+// of the batch.
+fn locate(group: vec3<u32>, groups: vec3<u32>) -> Place {
+    let id = params.first_group + group.x + group.y * groups.x;
+    let row_tiles = (params.rows + 15u) / 16u;
+    let strips = (params.cols + 31u) / 32u;
+    let first_tile = id / (params.block * strips) * params.block;
+    let height = min(params.block, row_tiles - min(first_tile, row_tiles - 1u));
+    let within = id % (params.block * strips);
+    let row_tile = first_tile + within % height;
+    let strip = within / height;
+    let batch = group.z / params.splits;
+    let split = group.z % params.splits;
+    let per_split = (params.inner / 8u + params.splits - 1u) / params.splits * 8u;
+    // Workgroups beyond the last have nothing to store; they may read something that is there.
+    let there = min(strip, strips - 1u);
+    var place: Place;
+    place.row = row_tile * 16u;
+    place.strip = strip;
+    place.a = params.a_offset + batch * params.a_batch + min(row_tile, row_tiles - 1u) * params.a_tile;
+    place.b = params.b_offset + batch * params.b_batch + there * params.b_strip;
+    place.last_pair = min((params.cols - 1u - there * 32u) / 2u, 15u);
+    place.start = min(split * per_split, params.inner);
+    place.end = min(place.start + per_split, params.inner);
+    return place;
+}
+
+fn accumulate_tile(place: Place, lane: u32) -> Tile {
+    // Beyond the last row or column: the last one.
+    let last_row = params.rows - 1u - min(place.row, params.rows - 1u);
+    let a0 = place.a + select(min(lane, last_row / 2u), min(lane, last_row) * params.a_row, ALONG_K);
+    let a1 = place.a + min(lane + 8u, last_row) * params.a_row;
+    let b0 = place.b + min(lane, place.last_pair);
+    let b1 = place.b + min(lane + 8u, place.last_pair);
+    var tile: Tile;
+    for (var k = place.start; k < place.end; k += 8u) {
+        var left: Left;
+        if ALONG_K {
+            for (var i = 0u; i < 4u; i++) {
+                let near = floats(a[a0 + (k / 2u + i) * params.a_step]);
+                let far = floats(a[a1 + (k / 2u + i) * params.a_step]);
+                left.values[0][2u * i] = near.x;
+                left.values[0][2u * i + 1u] = near.y;
+                left.values[1][2u * i] = far.x;
+                left.values[1][2u * i + 1u] = far.y;
+            }
+        } else {
+            for (var i = 0u; i < 8u; i++) {
+                let rows = floats(a[a0 + (k + i) * params.a_step]);
+                left.values[0][i] = rows.x;
+                left.values[1][i] = rows.y;
+            }
+        }
+        var right: Right;
+        for (var i = 0u; i < 8u; i++) {
+            let at = (k + i) * params.b_step;
+            right.values[i] = vec4(floats(b[b0 + at]), floats(b[b1 + at]));
+        }
+        add_products(&tile, left, right, ALONG_K);
+    }
+    return tile;
+}
