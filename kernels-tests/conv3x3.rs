@@ -36,13 +36,16 @@ fn maps_of_any_size_have_zeros_around_them() {
     for map in [[1, 1, 1, 1], [2, 1, 1, 3], [1, 1, 9, 2], [1, 9, 1, 2], [2, 5, 7, 3], [3, 8, 8, 4]]
     {
         check(map, 3);
+        check(map, 4);
     }
 }
 
 #[test]
 fn channels_around_the_tiles_of_both_kernels() {
-    // 16 × 32 and 64 × 64 × 16.
-    for (inputs, outputs) in [(1, 33), (33, 1), (31, 32), (32, 65), (17, 8), (64, 17)] {
+    // 16 × 32, where both are even also another one, and 64 × 64 × 16.
+    for (inputs, outputs) in
+        [(1, 33), (33, 1), (31, 32), (32, 65), (17, 8), (64, 17), (2, 34), (66, 16), (34, 30)]
+    {
         check([1, 5, 13, inputs], outputs);
     }
 }
@@ -55,8 +58,9 @@ fn the_width_of_the_head() {
 
 #[test]
 fn a_weight_gradient_over_many_pixels_is_split_and_added_up() {
-    // 2, 4 and 137 parts; the last with more than 65 535 pixels.
+    // 2, 2, 4 and 137 parts; the last with more than 65 535 pixels.
     check([1, 33, 32, 3], 2);
+    check([1, 33, 32, 4], 2);
     check([5, 3, 139, 1], 3);
     check([2, 137, 257, 1], 1);
 }

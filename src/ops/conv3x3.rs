@@ -1,6 +1,7 @@
-//! 3 × 3 convolution: `shaders/conv3x3.wgsl` for CPU drivers, `shaders/conv3x3_tiled.wgsl` for GPUs.
+//! 3 × 3 convolution: `shaders/conv3x3_tiled.wgsl` for GPUs, `shaders/conv3x3.wgsl` for CPU drivers; see
+//! `conv3x3_lanes` for those with subgroups of eight.
 
-use super::reduce;
+use super::{conv3x3_lanes, reduce};
 use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
 use crate::{Tape, Tensor};
 
@@ -49,12 +50,12 @@ params! {
 
 /// Extents of a convolution.
 #[derive(Clone, Copy, Debug)]
-struct Extents {
-    batch: usize,
-    height: usize,
-    width: usize,
-    inputs: usize,
-    outputs: usize,
+pub(super) struct Extents {
+    pub(super) batch: usize,
+    pub(super) height: usize,
+    pub(super) width: usize,
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
 }
 
 impl Extents {
@@ -84,11 +85,16 @@ impl Extents {
         }
     }
 
-    fn pixels(self) -> usize {
+    /// Of the gradient of `x`, which is a convolution of the outputs.
+    fn exchanged(self) -> Self {
+        Self { inputs: self.outputs, outputs: self.inputs, ..self }
+    }
+
+    pub(super) fn pixels(self) -> usize {
         self.batch * self.height * self.width
     }
 
-    fn flops(self) -> usize {
+    pub(super) fn flops(self) -> usize {
         2 * 9 * self.pixels() * self.inputs * self.outputs
     }
 
@@ -113,18 +119,48 @@ impl Extents {
 #[track_caller]
 pub fn conv3x3(tape: &mut Tape, x: &Tensor, weight: &Tensor) -> Tensor {
     let extents = Extents::new(x, weight);
+    if conv3x3_lanes::suit(tape.recorder(), extents) {
+        return on_lanes(tape, x, weight, extents);
+    }
     let y = product(tape.recorder(), x, weight, extents, extents.params());
     let saved = (x.clone(), weight.clone());
     tape.record([x, weight], y, move |recorder, dy| {
         let (x, weight) = &saved;
         let dx = x.is_tracked().then(|| {
-            let Extents { inputs, outputs, .. } = extents;
-            let extents = Extents { inputs: outputs, outputs: inputs, ..extents };
+            let Extents { inputs, .. } = extents;
             let (from_output, from_input) = (9, 9 * inputs as u32);
+            let extents = extents.exchanged();
             let params = Params { from_output, from_input, turned: 1, ..extents.params() };
             product(recorder, dy, weight, extents, params)
         });
-        let dweight = weight.is_tracked().then(|| backward_weight(recorder, x, dy, extents));
+        let dweight = weight.is_tracked().then(|| {
+            sum_of_parts(recorder, extents, |recorder, splits, to| {
+                backward_weight(recorder, x, dy, to, extents, splits);
+            })
+        });
+        [dx, dweight]
+    })
+}
+
+/// [`conv3x3`] with the kernels for eight lanes; keeps `x` too.
+fn on_lanes(tape: &mut Tape, x: &Tensor, weight: &Tensor, extents: Extents) -> Tensor {
+    let recorder = tape.recorder();
+    let padded = conv3x3_lanes::pad(recorder, x, extents);
+    let y = conv3x3_lanes::product(recorder, &padded, weight, extents, false);
+    let saved = (x.clone(), weight.clone());
+    tape.record([x, weight], y, move |recorder, dy| {
+        let (x, weight) = &saved;
+        let padded_dy = conv3x3_lanes::pad(recorder, dy, extents.exchanged());
+        let dx = x.is_tracked().then(|| {
+            conv3x3_lanes::product(recorder, &padded_dy, weight, extents.exchanged(), true)
+        });
+        let dweight = weight.is_tracked().then(|| {
+            let padded = conv3x3_lanes::pad(recorder, x, extents);
+            sum_of_parts(recorder, extents, |recorder, splits, to| {
+                let sides = (&padded, &padded_dy);
+                conv3x3_lanes::backward_weight(recorder, sides, to, extents, splits);
+            })
+        });
         [dx, dweight]
     })
 }
@@ -155,14 +191,34 @@ fn product(
     y
 }
 
-fn backward_weight(recorder: &mut Recorder, x: &Tensor, dy: &Tensor, extents: Extents) -> Tensor {
-    let Extents { batch, height, width, inputs, outputs } = extents;
+/// The gradient of the weight, whose `splits` parts `record` writes to a tensor.
+fn sum_of_parts(
+    recorder: &mut Recorder,
+    extents: Extents,
+    record: impl FnOnce(&mut Recorder, usize, &Tensor),
+) -> Tensor {
+    let Extents { inputs, outputs, .. } = extents;
     let dweight = recorder.empty([outputs, inputs, 3, 3]);
     let len = 9 * inputs * outputs;
     let splits = splits(extents);
-    let params = Params { splits: splits as u32, ..extents.params() };
     let parts = (splits > 1).then(|| recorder.empty([splits, len]));
-    let to = parts.as_ref().unwrap_or(&dweight);
+    record(recorder, splits, parts.as_ref().unwrap_or(&dweight));
+    if let Some(parts) = &parts {
+        reduce::sum_rows_into(recorder, parts, splits, len, &dweight, 1.0, false);
+    }
+    dweight
+}
+
+fn backward_weight(
+    recorder: &mut Recorder,
+    x: &Tensor,
+    dy: &Tensor,
+    to: &Tensor,
+    extents: Extents,
+    splits: usize,
+) {
+    let Extents { batch, height, width, inputs, outputs } = extents;
+    let params = Params { splits: splits as u32, ..extents.params() };
     if recorder.profile().cpu {
         let columns = inputs.div_ceil(32);
         let x_strips = recorder.empty([columns, batch, height + 2, width + 2, 32]);
@@ -174,10 +230,6 @@ fn backward_weight(recorder: &mut Recorder, x: &Tensor, dy: &Tensor, extents: Ex
         let grid = Grid::rows_of(9 * outputs.div_ceil(64) * inputs.div_ceil(64), splits);
         recorder.run(&TILED_BACKWARD_WEIGHT, params, &[dy, x, to], grid).flops(extents.flops());
     }
-    if let Some(parts) = &parts {
-        reduce::sum_rows_into(recorder, parts, splits, len, &dweight, 1.0, false);
-    }
-    dweight
 }
 
 /// In how many parts the sum over all pixels goes: see `matmul`. Each has whole rows of a map.

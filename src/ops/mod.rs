@@ -5,6 +5,7 @@ mod batch_norm;
 mod class_loss;
 mod concat;
 mod conv3x3;
+mod conv3x3_lanes;
 mod cross_entropy;
 mod deform_attention;
 mod deform_conv;
@@ -80,6 +81,7 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
         class_loss::KERNELS,
         concat::KERNELS,
         conv3x3::KERNELS,
+        conv3x3_lanes::KERNELS,
         cross_entropy::KERNELS,
         deform_attention::KERNELS,
         deform_conv::KERNELS,
