@@ -4,8 +4,9 @@
 //   and with an epilogue:  + bias[n],  gelu(+ bias[n]),  residual[m, n] + keep[sample] (+ bias[n])
 //
 // Host: src/ops/matmul.rs        Test: kernels-tests/matmul.rs        For CPUs: matmul_packed.wgsl
-// M = rows, N = cols, K = inner. One workgroup per 64 × 64 tile of c, one invocation per 4 × 4 of
-// it: rows 16 apart and columns 16 apart, so that lanes read neighbouring words of workgroup memory.
+// M = rows, N = cols, K = inner. One workgroup per 64 × 64 tile of c, one invocation per 8 × 8 of it:
+// four neighbours and the four 32 beyond, in both directions, so that eight lanes read neighbouring
+// vectors of workgroup memory, four of them for 64 products.
 
 struct Params {
     rows: u32,
@@ -42,15 +43,15 @@ struct Params {
 
 const TILE: u32 = 64u;
 const DEPTH: u32 = 16u;
-const SIDE: u32 = 16u;
+const SIDE: u32 = 8u;
 
-var<workgroup> tile_a: array<f32, 1088>;  // [DEPTH][TILE + 4], padded against bank conflicts
-var<workgroup> tile_b: array<f32, 1088>;
-const PITCH: u32 = 68u;
+var<workgroup> tile_a: array<vec4<f32>, 272>;  // [DEPTH][TILE / 4 + 1], padded against bank conflicts
+var<workgroup> tile_b: array<vec4<f32>, 272>;
+const PITCH: u32 = 17u;
 
 // ---- product: a, b -> c -------------------------------------------------------------------------
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(64)
 fn product(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -58,10 +59,10 @@ fn product(
 ) {
     let place = locate(group, groups);
     let tile = accumulate_tile(place, lane);
-    for (var i = 0u; i < 4u; i++) {
+    for (var i = 0u; i < 16u; i++) {
         for (var j = 0u; j < 4u; j++) {
-            let row = place.row + lane / SIDE + SIDE * i;
-            let col = place.col + lane % SIDE + SIDE * j;
+            let row = place.row + spread(lane / SIDE, i / 2u);
+            let col = place.col + spread(lane % SIDE, i % 2u * 4u + j);
             if row < params.rows && col < params.cols {
                 finish_plain(row, col, place.matrix, tile[i][j]);
             }
@@ -71,7 +72,7 @@ fn product(
 
 // ---- product_bias: a, b, bias -> c --------------------------------------------------------------
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(64)
 fn product_bias(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -79,10 +80,10 @@ fn product_bias(
 ) {
     let place = locate(group, groups);
     let tile = accumulate_tile(place, lane);
-    for (var i = 0u; i < 4u; i++) {
+    for (var i = 0u; i < 16u; i++) {
         for (var j = 0u; j < 4u; j++) {
-            let row = place.row + lane / SIDE + SIDE * i;
-            let col = place.col + lane % SIDE + SIDE * j;
+            let row = place.row + spread(lane / SIDE, i / 2u);
+            let col = place.col + spread(lane % SIDE, i % 2u * 4u + j);
             if row < params.rows && col < params.cols {
                 finish_bias(row, col, place.matrix, tile[i][j]);
             }
@@ -92,7 +93,7 @@ fn product_bias(
 
 // ---- product_gelu: a, b, bias -> c, preactivation -----------------------------------------------
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(64)
 fn product_gelu(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -100,10 +101,10 @@ fn product_gelu(
 ) {
     let place = locate(group, groups);
     let tile = accumulate_tile(place, lane);
-    for (var i = 0u; i < 4u; i++) {
+    for (var i = 0u; i < 16u; i++) {
         for (var j = 0u; j < 4u; j++) {
-            let row = place.row + lane / SIDE + SIDE * i;
-            let col = place.col + lane % SIDE + SIDE * j;
+            let row = place.row + spread(lane / SIDE, i / 2u);
+            let col = place.col + spread(lane % SIDE, i % 2u * 4u + j);
             if row < params.rows && col < params.cols {
                 finish_gelu(row, col, tile[i][j]);
             }
@@ -113,7 +114,7 @@ fn product_gelu(
 
 // ---- product_residual: a, b, bias, residual, keep -> c ------------------------------------------
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(64)
 fn product_residual(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -121,10 +122,10 @@ fn product_residual(
 ) {
     let place = locate(group, groups);
     let tile = accumulate_tile(place, lane);
-    for (var i = 0u; i < 4u; i++) {
+    for (var i = 0u; i < 16u; i++) {
         for (var j = 0u; j < 4u; j++) {
-            let row = place.row + lane / SIDE + SIDE * i;
-            let col = place.col + lane % SIDE + SIDE * j;
+            let row = place.row + spread(lane / SIDE, i / 2u);
+            let col = place.col + spread(lane % SIDE, i % 2u * 4u + j);
             if row < params.rows && col < params.cols {
                 finish_residual(row, col, tile[i][j]);
             }
@@ -161,49 +162,56 @@ fn locate(group: vec3<u32>, groups: vec3<u32>) -> Place {
     return place;
 }
 
-fn accumulate_tile(place: Place, lane: u32) -> array<vec4<f32>, 4> {
-    var t0 = vec4(0.0);
-    var t1 = vec4(0.0);
-    var t2 = vec4(0.0);
-    var t3 = vec4(0.0);
+// Which of a tile's rows or columns is number i of the eight that invocation `place` has along it.
+fn spread(place: u32, i: u32) -> u32 {
+    return i / 4u * 32u + place * 4u + i % 4u;
+}
+
+// Eight rows of eight columns, each row as two vectors.
+fn accumulate_tile(place: Place, lane: u32) -> array<vec4<f32>, 16> {
+    var tile = array<vec4<f32>, 16>();
     let y = lane / SIDE;
     let x = lane % SIDE;
     for (var k0 = place.start; k0 < place.end; k0 += DEPTH) {
         for (var i = 0u; i < 4u; i++) {
-            let item = lane + 256u * i;
+            let item = lane + 64u * i;
             // Lanes run along whichever direction is contiguous in memory.
             let along_k = vec2(item % DEPTH, item / DEPTH);
-            let across = vec2(item / TILE, item % TILE);
+            let across = vec2(item / (TILE / 4u), item % (TILE / 4u));
             let at_a = select(across, along_k, params.a_inner == 1u);
             let at_b = select(across, along_k, params.b_inner == 1u);
-            tile_a[at_a.x * PITCH + at_a.y] = load_a(place, place.row + at_a.y, k0 + at_a.x);
-            tile_b[at_b.x * PITCH + at_b.y] = load_b(place, k0 + at_b.x, place.col + at_b.y);
+            tile_a[at_a.x * PITCH + at_a.y] = load_a(place, place.row + 4u * at_a.y, k0 + at_a.x);
+            tile_b[at_b.x * PITCH + at_b.y] = load_b(place, k0 + at_b.x, place.col + 4u * at_b.y);
         }
         workgroupBarrier();
         for (var k = 0u; k < DEPTH; k++) {
-            let at = k * PITCH;
-            let v = vec4(tile_b[at + x], tile_b[at + x + 16u], tile_b[at + x + 32u], tile_b[at + x + 48u]);
-            t0 = fma(vec4(tile_a[at + y]), v, t0);
-            t1 = fma(vec4(tile_a[at + y + 16u]), v, t1);
-            t2 = fma(vec4(tile_a[at + y + 32u]), v, t2);
-            t3 = fma(vec4(tile_a[at + y + 48u]), v, t3);
+            let rows = array<vec4<f32>, 2>(tile_a[k * PITCH + y], tile_a[k * PITCH + 8u + y]);
+            let left = tile_b[k * PITCH + x];
+            let right = tile_b[k * PITCH + 8u + x];
+            for (var i = 0u; i < 8u; i++) {
+                tile[2u * i] = fma(vec4(rows[i / 4u][i % 4u]), left, tile[2u * i]);
+                tile[2u * i + 1u] = fma(vec4(rows[i / 4u][i % 4u]), right, tile[2u * i + 1u]);
+            }
         }
         workgroupBarrier();
     }
-    return array<vec4<f32>, 4>(t0, t1, t2, t3);
+    return tile;
 }
 
-// Elements, or zero beyond the matrix, so that edge tiles need no branch of their own.
-fn load_a(place: Place, row: u32, k: u32) -> f32 {
-    if row >= params.rows || k >= place.end {
-        return 0.0;
-    }
-    return a[place.a + row * params.a_row + k * params.a_inner];
+// Four rows, or columns, at one k; zero beyond the matrix, so that edge tiles need no branch of their own.
+// What is read there instead is the last that there is: without branches loads do not wait for each other.
+fn load_a(place: Place, row: u32, k: u32) -> vec4<f32> {
+    let at = place.a + min(k, place.end - 1u) * params.a_inner;
+    let rows = row + vec4(0u, 1u, 2u, 3u);
+    let from_row = at + min(rows, vec4(params.rows - 1u)) * params.a_row;
+    let v = vec4(a[from_row.x], a[from_row.y], a[from_row.z], a[from_row.w]);
+    return select(vec4(0.0), v, (rows < vec4(params.rows)) & vec4(k < place.end));
 }
 
-fn load_b(place: Place, k: u32, col: u32) -> f32 {
-    if col >= params.cols || k >= place.end {
-        return 0.0;
-    }
-    return b[place.b + k * params.b_inner + col * params.b_col];
+fn load_b(place: Place, k: u32, col: u32) -> vec4<f32> {
+    let at = place.b + min(k, place.end - 1u) * params.b_inner;
+    let cols = col + vec4(0u, 1u, 2u, 3u);
+    let from_col = at + min(cols, vec4(params.cols - 1u)) * params.b_col;
+    let v = vec4(b[from_col.x], b[from_col.y], b[from_col.z], b[from_col.w]);
+    return select(vec4(0.0), v, (cols < vec4(params.cols)) & vec4(k < place.end));
 }
