@@ -153,6 +153,19 @@ fn a_file_cut_anywhere_is_an_error_that_names_it() {
     }
 }
 
+/// What reading takes: of this thread's own time where the system tells that, since a test must not fail
+/// because the machine is busy with something else.
+fn timed(name: &str, bytes: &[u8]) -> (Result<Checkpoint>, Duration) {
+    let own = || {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+        text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+    };
+    let (own_start, start) = (own(), Instant::now());
+    let result = read(name, bytes);
+    let took = own().zip(own_start).map_or(start.elapsed(), |(end, start)| end - start);
+    (result, took)
+}
+
 /// A generator of numbers (Knuth's MMIX), of which the high bits are random enough.
 struct Random(u64);
 
@@ -204,6 +217,65 @@ fn mutate(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
     }
 }
 
+/// Files of random contents in each of the formats that are written: all types, also without elements
+/// or axes, names in any script.
+#[test]
+fn three_hundred_files_of_our_own_read_back_equal() {
+    const TYPES: &[Dtype] = &[
+        Dtype::F64,
+        Dtype::F32,
+        Dtype::F16,
+        Dtype::BF16,
+        Dtype::C64,
+        Dtype::I64,
+        Dtype::I32,
+        Dtype::I16,
+        Dtype::I8,
+        Dtype::U64,
+        Dtype::U32,
+        Dtype::U16,
+        Dtype::U8,
+        Dtype::BOOL,
+        Dtype::F8_E4M3,
+        Dtype::F8_E5M2,
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x");
+    let mut random = Random(300);
+    for file in 0..300 {
+        let form = file % 3;
+        let mut wanted = Checkpoint::default();
+        for i in 0..random.below(9) {
+            // NumPy has no floats of eight bits.
+            let types = if form == 2 { TYPES.len() - 2 } else { TYPES.len() };
+            let dtype = TYPES[random.below(types)];
+            let shape: Vec<usize> = (0..random.below(6)).map(|_| random.below(5)).collect();
+            let len = shape.iter().product::<usize>() * dtype.bitsize() / 8;
+            let below = if dtype == Dtype::BOOL { 2 } else { 256 };
+            let bytes = (0..len).map(|_| random.below(below) as u8).collect();
+            let head = ["", "sem_seg_head.", "backbone.", "ü🦀.", "a b\n\"'."][random.below(5)];
+            wanted.insert(format!("{head}{i}"), Entry::new(dtype, &shape[..], bytes));
+        }
+        if form < 2 {
+            wanted.metadata.insert("config".into(), "a = 1\n".repeat(random.below(50)));
+            wanted.metadata.insert("palette".into(), "[[1,2,3],[0,128,255]]".into());
+        }
+        match form {
+            0 => wanted.write_atomic(&path).unwrap(),
+            1 => wanted.write_torch(&path).unwrap(),
+            _ => wanted.write_numpy(&path).unwrap(),
+        }
+        let found = Checkpoint::read(&path).unwrap();
+        if form == 2 {
+            // NumPy lacks it, too; F32 holds the same numbers.
+            for entry in wanted.entries.values_mut().filter(|e| e.dtype() == Dtype::BF16) {
+                *entry = entry.to_dtype(Dtype::F32).unwrap();
+            }
+        }
+        assert_eq!(found, wanted, "file {file}");
+    }
+}
+
 /// No damage may cause a panic, a long wait, or arrays that are larger than the file can tell.
 ///
 /// `SEMASK_GPU_MUTATIONS` is how many files are tried.
@@ -217,15 +289,7 @@ fn damaged_files_are_errors_or_consistent() {
         let (name, bytes) = &files[random.below(files.len())];
         let mut bytes = bytes.clone();
         mutate(&mut bytes, &files[random.below(files.len())].1, &mut random);
-        let timed = || {
-            let start = Instant::now();
-            (read(name, &bytes), start.elapsed())
-        };
-        let (result, mut took) = timed();
-        if took > Duration::from_millis(200) {
-            // The machine may have been busy with something else.
-            took = took.min(timed().1).min(timed().1);
-        }
+        let (result, took) = timed(name, &bytes);
         slowest = slowest.max(took);
         assert!(took < Duration::from_secs(1), "round {round}, {name}");
         match result {
@@ -289,11 +353,11 @@ fn view(offset: u32, shape: &[u32], strides: &[u32]) -> Vec<u8> {
 
 #[track_caller]
 fn refused(bytes: &[u8], reason: &str) {
-    let start = Instant::now();
-    let error = read("x.pth", bytes).unwrap_err().to_string();
+    let (result, took) = timed("x.pth", bytes);
+    let error = result.unwrap_err().to_string();
     assert!(error.starts_with("x.pth: ") && error.contains(reason), "{error}");
     assert!(error.len() < 600, "{error}");
-    assert!(start.elapsed() < Duration::from_secs(1), "{error}: {:?}", start.elapsed());
+    assert!(took < Duration::from_secs(1), "{error}: {took:?}");
 }
 
 #[test]
