@@ -1,6 +1,6 @@
 //! The rows of `semask_gpu::bench` under criterion: `cargo bench --bench kernels -- a1`.
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use semask_gpu::Gpu;
 use semask_gpu::bench::{Bench, ROWS};
 use semask_gpu::gpu::GpuOptions;
@@ -21,8 +21,9 @@ fn kernels(criterion: &mut Criterion) {
         };
         let mut group = criterion.benchmark_group(*name);
         group.sample_size(10);
-        for (mode, plan) in &bench.modes {
-            group.bench_function(*mode, |bencher| bencher.iter(|| plan.run().expect("it ran")));
+        for ((mode, plan), bytes) in bench.modes.iter().zip(&bench.bytes) {
+            group.throughput(Throughput::Bytes(*bytes));
+            group.bench_function(mode, |bencher| bencher.iter(|| plan.run().expect("it ran")));
         }
     }
 }

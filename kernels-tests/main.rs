@@ -43,6 +43,7 @@ mod predict;
 mod published;
 mod reduce;
 mod resize;
+mod roofs;
 mod segmenter;
 mod semantic_attention;
 mod shaders;

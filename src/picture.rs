@@ -539,6 +539,51 @@ pub fn curve(series: &[Series], title: &str, x_label: &str, y_label: &str) -> Pi
     picture
 }
 
+/// A line of a chart of [`bars`].
+#[derive(Debug, Clone)]
+pub struct Bar {
+    /// What it shows, at its left.
+    pub name: String,
+    /// What is written behind it.
+    pub note: String,
+    /// Its length; 1 is the mark of all.
+    pub value: f64,
+    /// Its colour.
+    pub colour: [u8; 3],
+}
+
+/// A chart of shares: a bar below the other, from 0 to 1, with marks at the quarters. What is above 1.2 is
+/// drawn to there.
+pub fn bars(bars: &[Bar], title: &str) -> Picture {
+    const WIDTH: usize = 1200;
+    const MARGIN: i32 = 24;
+    const NAMES: i32 = 600;
+    const LINE: i32 = 20;
+    const LONGEST: f64 = 1.2;
+    let one = f64::from(WIDTH as i32 - NAMES - 2 * MARGIN - 130) / LONGEST;
+    let top = MARGIN + line_height(TITLE) as i32 + 36;
+    let bottom = top + LINE * bars.len() as i32;
+    let mut picture = Picture::new(WIDTH, (bottom + MARGIN) as usize, PAPER);
+    let inner = WIDTH - 2 * MARGIN as usize;
+    picture.text_within(title, inner, (MARGIN, MARGIN), Align::Left, TITLE, INK);
+    let left = MARGIN + NAMES;
+    for quarter in 0..=4 {
+        let x = left + (f64::from(quarter) / 4.0 * one).round() as i32;
+        picture.fill(x, top, 1, (bottom - top) as usize, GRID);
+        picture.text(&format!("{} %", 25 * quarter), x, top - 20, Align::Middle, BODY, PALE_INK);
+    }
+    for (i, bar) in bars.iter().enumerate() {
+        let y = top + LINE * i as i32;
+        let at = (left - 10, y + 2);
+        picture.text_within(&bar.name, NAMES as usize - 10, at, Align::Right, BODY, INK);
+        // NaN has no length either.
+        let length = (bar.value.max(0.0).min(LONGEST) * one).round() as i32;
+        picture.fill(left, y + 3, length as usize, LINE as usize - 6, bar.colour);
+        picture.text(&bar.note, left + length + 8, y + 2, Align::Left, BODY, PALE_INK);
+    }
+    picture
+}
+
 fn finite(&(x, y): &(f64, f64)) -> bool {
     x.is_finite() && y.is_finite()
 }

@@ -1,17 +1,30 @@
-//! Benchmarks of kernels and blocks, at the model's own shapes: [`ROWS`] and [`Bench`].
+//! Benchmarks of kernels and blocks, at the models' own shapes: [`ROWS`] and [`Bench`]; what the device
+//! can do at most: [`Roofs`]; how times grow: [`scaling`].
+
+mod report;
+mod roofs;
+pub mod scaling;
 
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::gpu::{Plan, Recorder};
 use crate::model::{MaskSettings, Model, ModelConfig, SwinBlock};
 use crate::nn::Parameters;
-use crate::ops::{self, CrossEntropy, MaskPoints, MaskTargets, Matching, PointSource, Windows};
+use crate::ops::predict::{self, Resizing};
+use crate::ops::{
+    self, BatchNorm, CrossEntropy, GroupNorm, MaskPoints, MaskTargets, Matching, PointSource,
+    Running, Windows,
+};
 use crate::optim::{AdamW, AdamWSettings};
 use crate::random::Rng;
 use crate::tape::Stream;
 use crate::{Error, Gpu, Result, Shape, Tape, Tensor};
+
+pub use report::{Report, picture};
+pub(crate) use roofs::KERNELS;
+pub use roofs::{Roof, Roofs, arithmetic, gather, simple_product};
 
 /// What is measured, by name.
 pub const ROWS: &[(&str, &str)] = &[
@@ -19,6 +32,9 @@ pub const ROWS: &[(&str, &str)] = &[
     ("a2", "matrix product 16384 × 96 × 384"),
     ("a3", "matrix product 1024 × 384 × 1536"),
     ("a4", "matrix product 256 × 768 × 3072"),
+    ("a5", "matrix product 256 × 384 × 768"),
+    ("a5s", "the same by one invocation per element, for comparison"),
+    ("a6", "matrix product 16384 × 96 × 384 with bias and GELU"),
     ("b1", "layer norm 16384 × 96"),
     ("b2", "layer norm 1024 × 384"),
     ("c", "softmax 49152 × 49"),
@@ -39,6 +55,17 @@ pub const ROWS: &[(&str, &str)] = &[
     ("r1", "costs of 100 queries and 10 targets at 12544 points, masks of 160², labels of 640²"),
     ("r2", "loss of 10 masks at 12544 of 40768 points, masks of 160², labels of 640²"),
     ("r3", "loss of 10 masks of 160² on labels of 640²"),
+    ("m1", "batch norm + ReLU, 256 channels at 128²"),
+    ("m2", "group norm, 32 groups of 8 channels at 128²"),
+    ("m3", "deformable attention, 256 channels, 8 heads, maps of 64², 32² and 16²"),
+    ("m4", "deformable convolution 128 → 128 at 64², 8 groups"),
+    ("m5", "depthwise 3 × 3 convolution, 384 channels at 64²"),
+    ("m6", "patches of 4 × 4 of a picture of 512²"),
+    ("m7", "patch merging, 96 channels at 128²"),
+    ("m8", "argmax of 150 classes, logits of 128² resized to 512²"),
+    ("n1", "sum of two tensors of 6.3 M elements"),
+    ("n2", "GELU of 6.3 M elements"),
+    ("n3", "sum of 16384 rows of 384, a bias's gradient"),
 ];
 
 /// A row of [`ROWS`], planned on a device.
@@ -46,16 +73,21 @@ pub const ROWS: &[(&str, &str)] = &[
 pub struct Bench {
     gpu: Gpu,
     /// What was planned: `"forward"`; `"forward + backward"`; for the optimiser `"step"`.
-    pub modes: Vec<(&'static str, Plan)>,
+    pub modes: Vec<(String, Plan)>,
+    /// Bytes that each mode has to move: inputs, outputs and their gradients, each once in every
+    /// direction.
+    pub bytes: Vec<u64>,
+    /// Of these, bytes that the forward pass reads from places that only the data tells.
+    gathered: u64,
 }
 
 /// What [`Bench::measure`] found.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Measurement {
     /// Name in [`ROWS`].
     pub row: String,
     /// See [`Bench::modes`].
-    pub mode: &'static str,
+    pub mode: String,
     /// Median of the time from submission to completion.
     pub ms: f64,
     /// Median of the process's time on all cores; absent where it cannot be told.
@@ -64,16 +96,27 @@ pub struct Measurement {
     pub first_ms: f64,
     /// Runs that the medians are of.
     pub runs: usize,
+    /// What rates are taken of: on a software driver `cpu_ms`, so that they are those of one core; else `ms`.
+    pub busy_ms: f64,
     /// Multiplications and additions, in 10⁹.
     pub gflop: f64,
     /// Those per second.
     pub gflop_per_s: f64,
+    /// See [`Bench::bytes`]; in 10⁹.
+    pub gbyte: f64,
+    /// Those per second.
+    pub gbyte_per_s: f64,
+    /// What binds it, and the share of that rate that it reaches, once the device's roofs are known.
+    pub bound: Option<(Roof, f64)>,
 }
 
 /// Makes random inputs that are on the device.
 struct Inputs<'a> {
     gpu: &'a Gpu,
     rng: Rng,
+    bytes: u64,
+    /// Bytes of those that gradients are taken of.
+    tracked: u64,
 }
 
 impl Inputs<'_> {
@@ -82,6 +125,8 @@ impl Inputs<'_> {
         let values: Vec<f32> = (0..shape.len()).map(|_| self.rng.between(-0.5, 0.5)).collect();
         let tensor = Tensor::pinned("input", shape);
         tensor.write(self.gpu, &values)?;
+        self.bytes += 4 * values.len() as u64;
+        self.tracked += 4 * values.len() as u64;
         Ok(tensor.tracked())
     }
 
@@ -89,7 +134,15 @@ impl Inputs<'_> {
         let bytes: Vec<u8> = (0..pixels).map(|_| self.rng.below(classes) as u8).collect();
         let labels = Tensor::pinned("labels", [pixels / 4]);
         labels.write(self.gpu, &bytes)?;
+        self.bytes += pixels as u64;
         Ok(labels)
+    }
+
+    fn parameters(&mut self, parameters: &Parameters) -> Result<()> {
+        parameters.initialise(self.gpu, 1)?;
+        self.bytes += 4 * parameters.count() as u64;
+        self.tracked += 4 * parameters.count() as u64;
+        Ok(())
     }
 }
 
@@ -107,26 +160,49 @@ impl Bench {
         if name == "h" {
             return Self::optimiser(gpu);
         }
-        let mut inputs = Inputs { gpu, rng: Rng::new(1, 1) };
+        let mut inputs = Inputs::new(gpu);
         let work = work(&mut inputs, name)?;
+        // Four corners of every sample.
+        let gathered = match name {
+            "m3" => 4 * 4 * (64 * 64 + 32 * 32 + 16 * 16) * 256 * 12,
+            "m4" => 4 * 4 * 64 * 64 * 9 * 128,
+            _ => 0,
+        };
+        // Some have no way back, and that of a sum is free.
+        let with_backward = !matches!(name, "a5s" | "m8" | "n1" | "n3" | "q4" | "r1");
+        Self::plan(inputs, &work, with_backward, gathered)
+    }
 
+    fn plan(
+        mut inputs: Inputs<'_>,
+        work: &Work,
+        with_backward: bool,
+        gathered: u64,
+    ) -> Result<Self> {
+        let gpu = inputs.gpu;
         let mut tape = Tape::inference(gpu.profile());
-        for (i, output) in work(&mut tape).iter().enumerate() {
+        let outputs = work(&mut tape);
+        for (i, output) in outputs.iter().enumerate() {
             tape.recorder().keep(output, &format!("output {i}"));
         }
-        let forward = Plan::new(gpu, &tape.finish())?;
-
-        let mut tape = Tape::training(gpu.profile());
-        let outputs = work(&mut tape);
-        let mut seeds = Vec::new();
-        for output in &outputs {
-            seeds.push(inputs.new_tensor(output.shape().clone())?.detached());
+        let written: u64 = outputs.iter().map(|y| 4 * y.shape().len() as u64).sum();
+        let once = inputs.bytes + written;
+        let mut modes = vec![("forward".into(), Plan::new(gpu, &tape.finish())?)];
+        let mut bytes = vec![once];
+        if with_backward {
+            // The way back reads what the forward pass read, and the outputs' gradients.
+            bytes.push(2 * once + inputs.tracked);
+            let mut tape = Tape::training(gpu.profile());
+            let outputs = work(&mut tape);
+            let mut seeds = Vec::new();
+            for output in &outputs {
+                seeds.push(inputs.new_tensor(output.shape().clone())?.detached());
+            }
+            let pairs: Vec<(&Tensor, Tensor)> = outputs.iter().zip(seeds).collect();
+            let (recorder, _) = tape.backward_from(&pairs);
+            modes.push(("forward + backward".into(), Plan::new(gpu, &recorder)?));
         }
-        let pairs: Vec<(&Tensor, Tensor)> = outputs.iter().zip(seeds).collect();
-        let (recorder, _) = tape.backward_from(&pairs);
-        let both = Plan::new(gpu, &recorder)?;
-        let modes = vec![("forward", forward), ("forward + backward", both)];
-        Ok(Self { gpu: gpu.clone(), modes })
+        Ok(Self { gpu: gpu.clone(), modes, bytes, gathered })
     }
 
     fn optimiser(gpu: &Gpu) -> Result<Self> {
@@ -143,8 +219,10 @@ impl Bench {
         optimiser.prepare(gpu, 1e-3)?;
         let mut recorder = Recorder::new(gpu.profile());
         optimiser.record_update(&mut recorder);
-        let plan = Plan::new(gpu, &recorder)?;
-        Ok(Self { gpu: gpu.clone(), modes: vec![("step", plan)] })
+        let modes = vec![("step".into(), Plan::new(gpu, &recorder)?)];
+        // Parameters and both moments are read and written, gradients read.
+        let bytes = vec![7 * 4 * parameters.count() as u64];
+        Ok(Self { gpu: gpu.clone(), modes, bytes, gathered: 0 })
     }
 
     /// Runs each mode of the row `name` until `budget_s` seconds are over or 30 runs are made, at least
@@ -158,7 +236,7 @@ impl Bench {
         const MOST: usize = 30;
         self.gpu.wait("preparing a benchmark")?;
         let mut all = Vec::new();
-        for (mode, plan) in &self.modes {
+        for ((mode, plan), bytes) in self.modes.iter().zip(&self.bytes) {
             let timed = || -> Result<(f64, Option<f64>)> {
                 let (cpu, start) = (cpu_ms(), Instant::now());
                 plan.run()?;
@@ -179,17 +257,38 @@ impl Bench {
                 cpus.extend(cpu);
             }
             let ms = median(&mut walls).expect("three runs at least");
+            let cpu_ms = median(&mut cpus);
+            let busy_ms = cpu_ms.filter(|_| self.gpu.profile().cpu).unwrap_or(ms);
             let gflop = plan.description().flops() as f64 / 1e9;
+            let gbyte = *bytes as f64 / 1e9;
             all.push(Measurement {
                 row: name.into(),
-                mode,
+                mode: mode.clone(),
                 ms,
-                cpu_ms: median(&mut cpus),
+                cpu_ms,
                 first_ms,
                 runs: walls.len(),
+                busy_ms,
                 gflop,
-                gflop_per_s: 1e3 * gflop / ms,
+                gflop_per_s: 1e3 * gflop / busy_ms,
+                gbyte,
+                gbyte_per_s: 1e3 * gbyte / busy_ms,
+                bound: None,
             });
+        }
+        Ok(all)
+    }
+
+    /// [`measure`](Self::measure), compared with what the device can do.
+    ///
+    /// # Errors
+    ///
+    /// As [`measure`](Self::measure).
+    pub fn compare(&self, name: &str, budget_s: f64, roofs: &Roofs) -> Result<Vec<Measurement>> {
+        let mut all = self.measure(name, budget_s)?;
+        for ((m, (_, plan)), bytes) in all.iter_mut().zip(&self.modes).zip(&self.bytes) {
+            let (roof, least_ms) = roofs.bound(plan.description().flops(), *bytes, self.gathered);
+            m.bound = Some((roof, least_ms / m.busy_ms));
         }
         Ok(all)
     }
@@ -225,18 +324,23 @@ fn work(inputs: &mut Inputs<'_>, name: &str) -> Result<Work> {
         "a2" => matmul(inputs, 16_384, 96, 384)?,
         "a3" => matmul(inputs, 1024, 384, 1536)?,
         "a4" => matmul(inputs, 256, 768, 3072)?,
+        "a5" => matmul(inputs, 256, 384, 768)?,
+        "a5s" => {
+            let x = inputs.new_tensor([256, 384])?;
+            roofs::simple_work(x, inputs.new_tensor([768, 384])?)
+        }
+        "a6" => {
+            let (x, weight) = (inputs.new_tensor([16_384, 96])?, inputs.new_tensor([384, 96])?);
+            let bias = inputs.new_tensor([384])?;
+            Box::new(move |tape| vec![ops::linear_gelu(tape, &x, &weight, &bias)])
+        }
         "b1" => layer_norm(inputs, 16_384, 96)?,
         "b2" => layer_norm(inputs, 1024, 384)?,
         "c" => {
             let x = inputs.new_tensor([49_152, 49])?;
             Box::new(move |tape| vec![ops::softmax(tape, &x)])
         }
-        "d" => {
-            let qkv = inputs.new_tensor([1, 126, 126, 288])?;
-            let (qkv_bias, bias) = (inputs.new_tensor([288])?, inputs.new_tensor([3, 49, 49])?);
-            let windows = Windows { size: 7, shift: 0 };
-            Box::new(move |tape| vec![ops::window_attention(tape, &qkv, &qkv_bias, &bias, windows)])
-        }
+        "d" => attention(inputs, [1, 126, 126], 96)?,
         "e" => {
             let (q, k) = (inputs.new_tensor([1, 1024, 150])?, inputs.new_tensor([1, 1024, 150])?);
             let v = inputs.new_tensor([1, 1024, 384])?;
@@ -254,13 +358,13 @@ fn work(inputs: &mut Inputs<'_>, name: &str) -> Result<Work> {
             let mut parameters = Parameters::new();
             let windows = Windows { size: 7, shift: 3 };
             let block = SwinBlock::new(parameters.root(), 96, 3, windows, 4, 0.0);
-            parameters.initialise(inputs.gpu, 1)?;
+            inputs.parameters(&parameters)?;
             let x = inputs.new_tensor([1, 128, 128, 96])?;
             Box::new(move |tape| vec![block.forward(tape, &x)])
         }
         "j" => {
             let model = Model::new(&ModelConfig::preset("swin-t")?)?;
-            model.parameters().initialise(inputs.gpu, 1)?;
+            inputs.parameters(model.parameters())?;
             let x = inputs.new_tensor([1, 256, 256, 3])?;
             Box::new(move |tape| model.backbone().forward(tape, &x).maps)
         }
@@ -326,12 +430,88 @@ fn work(inputs: &mut Inputs<'_>, name: &str) -> Result<Work> {
                 vec![ops::mask_loss(tape, &masks, &targets, &matching, points, weights).loss]
             })
         }
+        "m1" => {
+            let x = inputs.new_tensor([1, 128, 128, 256])?;
+            let (weight, bias) = (inputs.new_tensor([256])?, inputs.new_tensor([256])?);
+            let running = [(); 2].map(|()| Tensor::pinned("running statistics", [256]));
+            Box::new(move |tape| {
+                let running = Running { mean: &running[0], var: &running[1] };
+                let options = BatchNorm { relu: true, ..BatchNorm::default() };
+                vec![ops::batch_norm(tape, &x, &weight, &bias, running, options)]
+            })
+        }
+        "m2" => {
+            let x = inputs.new_tensor([1, 128, 128, 256])?;
+            let (weight, bias) = (inputs.new_tensor([256])?, inputs.new_tensor([256])?);
+            let options = GroupNorm { groups: 32, ..GroupNorm::default() };
+            Box::new(move |tape| vec![ops::group_norm(tape, &x, &weight, &bias, options)])
+        }
+        "m3" => {
+            let sizes = [[64, 64], [32, 32], [16, 16]];
+            let tokens = 64 * 64 + 32 * 32 + 16 * 16;
+            let value = inputs.new_tensor([1, tokens, 256])?;
+            let offsets = inputs.new_tensor([1, tokens, 8, 3, 4, 2])?;
+            let logits = inputs.new_tensor([1, tokens, 8, 12])?;
+            Box::new(move |tape| {
+                vec![ops::deform_attention(tape, &value, &offsets, &logits, &sizes)]
+            })
+        }
+        "m4" => {
+            let x = inputs.new_tensor([1, 64, 64, 128])?;
+            let offset_mask = inputs.new_tensor([1, 64, 64, 27 * 8])?;
+            let (weight, bias) = (inputs.new_tensor([128, 128, 3, 3])?, inputs.new_tensor([128])?);
+            Box::new(move |tape| vec![ops::deform_conv(tape, &x, &offset_mask, &weight, &bias)])
+        }
+        "m5" => {
+            let x = inputs.new_tensor([1, 64, 64, 384])?;
+            let (weight, bias) = (inputs.new_tensor([384, 1, 3, 3])?, inputs.new_tensor([384])?);
+            Box::new(move |tape| vec![ops::depthwise_conv3x3(tape, &x, &weight, &bias)])
+        }
+        "m6" => {
+            let x = inputs.new_tensor([1, 512, 512, 3])?;
+            Box::new(move |tape| vec![ops::patchify(tape, &x, 4)])
+        }
+        "m7" => {
+            let x = inputs.new_tensor([1, 128, 128, 96])?;
+            Box::new(move |tape| vec![ops::patch_merge(tape, &x)])
+        }
+        "m8" => {
+            let x = inputs.new_tensor([1, 128, 128, 150])?;
+            Box::new(move |tape| vec![predict::argmax(tape.recorder(), &x, Resizing::to(512, 512))])
+        }
+        "n1" => {
+            let (x, other) = (inputs.new_tensor([16_384, 384])?, inputs.new_tensor([16_384, 384])?);
+            Box::new(move |tape| vec![ops::add(tape, &x, &other)])
+        }
+        "n2" => {
+            let x = inputs.new_tensor([16_384, 384])?;
+            Box::new(move |tape| vec![ops::gelu(tape, &x)])
+        }
+        "n3" => {
+            let x = inputs.new_tensor([16_384, 384])?;
+            Box::new(move |tape| vec![ops::sum_rows(tape.recorder(), &x, 16_384, 384)])
+        }
         other => {
             let names: Vec<_> = ROWS.iter().map(|(name, _)| *name).collect();
             let reason = format!("there are {}", names.join(", "));
             return Err(Error::invalid(format!("row {other:?}"), reason));
         }
     })
+}
+
+/// Attention within windows of 7 × 7, heads of 32 channels, of maps `[batch, height, width]`.
+fn attention(
+    inputs: &mut Inputs<'_>,
+    [batch, height, width]: [usize; 3],
+    channels: usize,
+) -> Result<Work> {
+    let qkv = inputs.new_tensor([batch, height, width, 3 * channels])?;
+    let qkv_bias = inputs.new_tensor([3 * channels])?;
+    let bias = inputs.new_tensor([channels / 32, 49, 49])?;
+    let windows = Windows { size: 7, shift: 0 };
+    Ok(Box::new(move |tape: &mut Tape| {
+        vec![ops::window_attention(tape, &qkv, &qkv_bias, &bias, windows)]
+    }))
 }
 
 fn median(values: &mut [f64]) -> Option<f64> {

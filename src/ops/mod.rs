@@ -99,6 +99,8 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
         matmul::KERNELS,
         matmul_lanes::KERNELS,
         optim::KERNELS,
+        #[cfg(feature = "cli")]
+        crate::bench::KERNELS,
         nearest::KERNELS,
         patch::KERNELS,
         point_sample::KERNELS,
