@@ -13,9 +13,20 @@ fn reference(x: &[f64], channels: usize) -> Vec<f64> {
 
 #[test]
 fn widths_around_the_workgroup_size() {
-    for (rows, channels) in
-        [(2, 1), (3, 7), (2, 8), (5, 9), (2, 49), (3, 64), (2, 257), (65_600, 2)]
-    {
+    // A CPU driver's subgroup takes eight rows at a time, and holds up to 128 channels.
+    for (rows, channels) in [
+        (2, 1),
+        (3, 7),
+        (7, 8),
+        (8, 9),
+        (9, 49),
+        (3, 64),
+        (2, 127),
+        (2, 128),
+        (2, 129),
+        (2, 257),
+        (65_600, 2),
+    ] {
         check_op(
             &[&[rows, channels]],
             F32,

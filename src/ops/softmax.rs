@@ -9,7 +9,9 @@ const SOURCES: &[Source] =
 
 static FORWARD: Kernel = kernel("forward", &["x", "y"]);
 static BACKWARD: Kernel = kernel("backward", &["probability", "dy", "dx"]);
-pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD];
+static FORWARD_ROWS: Kernel = kernel("forward_rows", &["x", "y"]);
+static BACKWARD_ROWS: Kernel = kernel("backward_rows", &["probability", "dy", "dx"]);
+pub(super) const KERNELS: &[&Kernel] = &[&FORWARD, &BACKWARD, &FORWARD_ROWS, &BACKWARD_ROWS];
 
 const fn kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
     Kernel::new("softmax", entry, SOURCES, Params::FIELDS, bindings)
@@ -30,25 +32,35 @@ pub fn softmax(tape: &mut Tape, x: &Tensor) -> Tensor {
 /// [`softmax`], not recorded on a tape.
 pub(super) fn softmax_rows(recorder: &mut Recorder, x: &Tensor) -> Tensor {
     let y = recorder.empty(x.shape().clone());
-    run(recorder, &FORWARD, &[x, &y], 8);
+    run(recorder, [&FORWARD, &FORWARD_ROWS], &[x, &y], 8);
     y
 }
 
 /// The gradient of [`softmax_rows`]: `y (dy − Σ y dy)`.
 pub(super) fn softmax_rows_backward(recorder: &mut Recorder, y: &Tensor, dy: &Tensor) -> Tensor {
     let dx = recorder.empty(y.shape().clone());
-    run(recorder, &BACKWARD, &[y, dy, &dx], 4);
+    run(recorder, [&BACKWARD, &BACKWARD_ROWS], &[y, dy, &dx], 4);
     dx
 }
 
-fn run(recorder: &mut Recorder, kernel: &'static Kernel, tensors: &[&Tensor], flops: usize) {
+/// Records the first of `kernels`, or the second where a CPU driver's subgroup can hold a row in
+/// registers.
+fn run(recorder: &mut Recorder, kernels: [&'static Kernel; 2], tensors: &[&Tensor], flops: usize) {
+    const ROWS: usize = 8;
+    const MOST: usize = 16;
     let shape = tensors[0].shape();
     let (rows, channels) = (shape.rows(), shape.last());
     let (workgroup, subgroup) = row_workgroup(recorder.profile(), channels);
     let params = Params { rows: rows as u32, channels: channels as u32 };
-    recorder
-        .run(kernel, params, tensors, Grid::rows(rows))
-        .constant("WORKGROUP", workgroup)
-        .subgroup(subgroup)
-        .flops(flops * rows * channels);
+    let each = channels.div_ceil(workgroup as usize);
+    let held = recorder.profile().cpu && subgroup && each <= MOST;
+    let dispatch = if held {
+        recorder.run(kernels[1], params, tensors, Grid::rows(rows.div_ceil(ROWS)))
+    } else {
+        recorder.run(kernels[0], params, tensors, Grid::rows(rows))
+    };
+    dispatch.constant("WORKGROUP", workgroup).subgroup(subgroup).flops(flops * rows * channels);
+    if held {
+        dispatch.constant("EACH", each as u32);
+    }
 }
