@@ -148,7 +148,7 @@ fn files_without_activations_are_refused() {
     refused(&[], "has no input");
     refused(&[(INPUT, Entry::from_f32([1, 4, 4, 3], &[0.0; 48]))], "not [B, 3, H, W]");
     refused(&[(INPUT, Entry::from_f32([1, 3, 0, 4], &[]))], "input is [1, 3, 0, 4]");
-    refused(&[input.clone()], "no results of the model's layers");
+    refused(std::slice::from_ref(&input), "no results of the model's layers");
     let other = ("backbone.norm0", Entry::from_f32([1, 17, 1, 1], &[0.0; 17]));
     refused(&[input, other], "no results of the model's layers");
 }
