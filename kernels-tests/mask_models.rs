@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use semask_gpu::infer::{Frame, Segmenter, Slide, View};
+use semask_gpu::infer::{Frame, LiveInput, Segmenter, Slide, View};
 use semask_gpu::model::{Head, Model, ModelConfig};
 use semask_gpu::ops::predict::{self, Resizing};
 use semask_gpu::{Gpu, Tape, Tensor, ops};
@@ -315,5 +315,38 @@ fn pictures_of_any_size_have_labels() {
             assert_eq!(large[0].len(), 33 * 9);
             assert!(large[0].iter().all(|&label| label < 5), "{head:?}: {:?}", large[0]);
         }
+    }
+}
+
+/// A map so wide that its labels are made in two bands, of which the first ends within a row of the masks.
+#[test]
+fn bands_of_labels_are_those_of_the_whole() {
+    let mut segmenter = Segmenter::new(&GPU, small(Head::Fapn, &GPU));
+    let (frame, goal) = (picture(30, 31), [120, 30_000]);
+    let scores = segmenter.logits(&frame).unwrap();
+    let scores = Tensor::from_slice(&GPU, [1, 30, 31, 5], &scores.values);
+    let mut recorder = semask_gpu::gpu::Recorder::new(GPU.profile());
+    let words = predict::argmax(&mut recorder, &scores, Resizing::to(goal[0], goal[1]));
+    let words = recorder.keep(&words, "words");
+    run(&GPU, &recorder);
+    let words: Vec<u32> = words.read_as(&GPU).unwrap();
+    let [labels] = &segmenter.batch(&[&frame], goal[0], goal[1]).unwrap()[..] else { panic!() };
+    assert!(labels[..] == bytemuck::cast_slice::<u32, u8>(&words)[..goal[0] * goal[1]]);
+}
+
+#[test]
+fn an_application_gets_the_same_labels_in_its_own_commands() {
+    for head in HEADS {
+        let mut segmenter = Segmenter::new(&GPU, small(head, &GPU));
+        let (height, width) = (26, 64);
+        let frame = picture(height, width);
+        let expected = segmenter.batch(&[&frame], height, width).unwrap().remove(0);
+        let live = segmenter.live(LiveInput::Buffer { height, width }, None).unwrap();
+        live.input().unwrap().write(&GPU, &frame.rgba).unwrap();
+        let mut encoder = GPU.device().create_command_encoder(&Default::default());
+        live.encode(&mut encoder);
+        GPU.queue().submit([encoder.finish()]);
+        let words: Vec<u32> = live.labels().read_as(&GPU).unwrap();
+        assert_eq!(bytemuck::cast_slice::<u32, u8>(&words), expected, "{head:?}");
     }
 }

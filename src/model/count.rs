@@ -118,33 +118,18 @@ impl ModelConfig {
         };
         let pixels = |i: usize| sizes[i].iter().product::<usize>();
         let map = |i: usize, channels: usize| [sizes[i][0], sizes[i][1], channels];
-        let mut convolution = |name: String, i: usize, inputs: usize, side: usize, note: &str| {
-            let adds = product(&[pixels(i), side * side, inputs, dim]);
-            let note = format!("{side} × {side}{note}");
-            add(&format!("pixel_decoder.{name}"), map(i, dim), note, adds);
-        };
-        let norm = ", group norm";
-        let relu = ", group norm, rectifier";
+        let convolution =
+            |i: usize, inputs: usize, side: usize| product(&[pixels(i), side * side, inputs, dim]);
 
-        // The pixel decoder: what goes up to each finer map.
-        let aligned = matches!(self.head, Head::Fapn | Head::Msfapn);
+        // The pixel decoder.
         let deform = matches!(self.head, Head::Mask2former | Head::Msfapn);
-        let steps = if deform { 0..1 } else { 0..3 };
+        let aligned = matches!(self.head, Head::Fapn | Head::Msfapn);
         if deform {
             for j in 0..3 {
-                let name = format!("input_proj.{j}");
-                convolution(name, 3 - j, self.stage_channels(3 - j), 1, norm);
+                let (name, i) = (format!("pixel_decoder.input_proj.{j}"), 3 - j);
+                let adds = convolution(i, self.stage_channels(i), 1);
+                add(&name, map(i, dim), "1 × 1, group norm".into(), adds);
             }
-        } else {
-            convolution("layer_4".into(), 3, self.stage_channels(3), 3, relu);
-        }
-        for i in steps.clone().rev() {
-            convolution(format!("adapter_{}", i + 1), i, self.stage_channels(i), 1, norm);
-            convolution(format!("layer_{}", i + 1), i, dim, 3, relu);
-        }
-        let side = if deform { 1 } else { 3 };
-        convolution("mask_features".into(), 0, dim, side, "");
-        if deform {
             let tokens = pixels(1) + pixels(2) + pixels(3);
             // Three maps, four places in each, two coordinates and a weight.
             let sampling = 3 * self.nheads * 3 * 4;
@@ -152,13 +137,26 @@ impl ModelConfig {
             let note = format!("{} layers of {} heads", self.enc_layers, self.nheads);
             let adds = self.enc_layers as u64 * layer;
             add("pixel_decoder.transformer", [tokens, 1, dim], note, adds);
+        } else {
+            let adds = convolution(3, self.stage_channels(3), 3);
+            let note = "3 × 3, group norm, rectifier".into();
+            add("pixel_decoder.layer_4", map(3, dim), note, adds);
         }
-        for i in steps.filter(|_| aligned) {
-            // Guide; offsets and masks of eight groups; the convolution at those places.
-            let adds = product(&[pixels(i), 2 * dim + 9 * 27 * 8 + 9 * dim, dim]);
-            let note = "3 × 3 at learned places".into();
-            add(&format!("pixel_decoder.align_{}", i + 1), map(i, dim), note, adds);
+        for i in (0..if deform { 1 } else { 3 }).rev() {
+            let name = |part: &str| format!("pixel_decoder.{part}_{}", i + 1);
+            let adds = convolution(i, self.stage_channels(i), 1);
+            add(&name("adapter"), map(i, dim), "1 × 1, group norm".into(), adds);
+            if aligned {
+                // Guide; offsets and masks of eight groups; the convolution at those places.
+                let adds = product(&[pixels(i), 2 * dim + 9 * 27 * 8 + 9 * dim, dim]);
+                add(&name("align"), map(i, dim), "3 × 3 at learned places".into(), adds);
+            }
+            let note = "3 × 3, group norm, rectifier".into();
+            add(&name("layer"), map(i, dim), note, convolution(i, dim, 3));
         }
+        let side = if deform { 1 } else { 3 };
+        let adds = convolution(0, dim, side);
+        add("pixel_decoder.mask_features", map(0, dim), format!("{side} × {side}"), adds);
 
         // The query decoder.
         let depth = self.decoder_layers();

@@ -16,8 +16,8 @@ pub struct MaskHead {
 
 #[derive(Debug)]
 enum PixelDecoder {
-    Fpn(FpnPixelDecoder),
-    Deform(DeformPixelDecoder),
+    Fpn(Box<FpnPixelDecoder>),
+    Deform(Box<DeformPixelDecoder>),
 }
 
 #[derive(Debug)]
@@ -41,11 +41,12 @@ impl MaskHead {
         let pixels = scope.at("pixel_decoder");
         let pixel_decoder = match config.head {
             Head::Maskformer | Head::Fapn => {
-                PixelDecoder::Fpn(FpnPixelDecoder::new(pixels, in_channels, dim, dim, align))
+                let decoder = FpnPixelDecoder::new(pixels, in_channels, dim, dim, align);
+                PixelDecoder::Fpn(Box::new(decoder))
             }
             Head::Mask2former | Head::Msfapn => {
                 let decoder = DeformPixelDecoder::new(pixels, in_channels, encoder, dim, align);
-                PixelDecoder::Deform(decoder)
+                PixelDecoder::Deform(Box::new(decoder))
             }
             Head::Fpn => panic!("MaskHead: {:?} finds no masks", config.head),
         };

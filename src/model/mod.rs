@@ -71,8 +71,8 @@ impl Backbone {
 
 #[derive(Debug)]
 enum Decoder {
-    Fpn(FpnHead),
-    Mask(MaskHead),
+    Fpn(Box<FpnHead>),
+    Mask(Box<MaskHead>),
 }
 
 /// Weight of "no object" in the class loss of heads that find masks; published checkpoints carry it.
@@ -145,9 +145,9 @@ impl Model {
             let classes = config.num_classes + 1;
             let init = Init::OnesBut { last: NO_OBJECT };
             root.at("criterion").create_state("empty_weight", [classes], init);
-            Decoder::Mask(MaskHead::new(root.at("sem_seg_head"), config))
+            Decoder::Mask(Box::new(MaskHead::new(root.at("sem_seg_head"), config)))
         } else {
-            Decoder::Fpn(FpnHead::new(root.at("decode_head"), config))
+            Decoder::Fpn(Box::new(FpnHead::new(root.at("decode_head"), config)))
         };
         parameters.change_init(|name, fan_in| encoder_init(config, name, fan_in));
         Ok(Self { config: config.clone(), parameters, backbone, decoder })
