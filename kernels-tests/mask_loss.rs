@@ -241,7 +241,7 @@ fn check_loss(batch: &Batch, points: Option<Points>) {
         .collect();
     check_op_at(
         &[&batch.mask_shape()],
-        &[batch.masks.clone()],
+        std::slice::from_ref(&batch.masks),
         F32,
         |tape, x| {
             let gpu = device();
