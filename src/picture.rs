@@ -576,8 +576,8 @@ pub fn bars(bars: &[Bar], title: &str) -> Picture {
         let y = top + LINE * i as i32;
         let at = (left - 10, y + 2);
         picture.text_within(&bar.name, NAMES as usize - 10, at, Align::Right, BODY, INK);
-        // NaN has no length either.
-        let length = (bar.value.max(0.0).min(LONGEST) * one).round() as i32;
+        // NaN has no length: as an integer it is 0.
+        let length = (bar.value.clamp(0.0, LONGEST) * one).round() as i32;
         picture.fill(left, y + 3, length as usize, LINE as usize - 6, bar.colour);
         picture.text(&bar.note, left + length + 8, y + 2, Align::Left, BODY, PALE_INK);
     }

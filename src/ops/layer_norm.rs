@@ -42,7 +42,7 @@ fn row_blocks(profile: &Profile, channels: usize) -> Option<(usize, usize)> {
     const MOST: usize = 16;
     const LEAST: usize = 4;
     let lanes = profile.subgroup_size.filter(|_| profile.cpu)? as usize;
-    let elements = Some(channels / lanes).filter(|_| channels % lanes == 0)?;
+    let elements = channels.is_multiple_of(lanes).then_some(channels / lanes)?;
     let each = (LEAST..=MOST).rev().find(|each| elements % each == 0)?;
     Some((elements / each, each))
 }
