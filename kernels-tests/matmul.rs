@@ -72,6 +72,19 @@ fn rows_4_kib_apart_are_packed_first() {
 }
 
 #[test]
+fn many_rows_by_two_strips_at_a_time() {
+    // From 128 tiles of 16 × 32 on, where the strips are an even number.
+    for (rows, inputs, outputs) in [(1_030, 16, 128), (1_030, 12, 114)] {
+        check_op(
+            &[&[rows, inputs], &[outputs, inputs]],
+            F32,
+            |tape, x| ops::linear(tape, &x[0], &x[1], None),
+            |x| linear(&x[0], &x[1], inputs, outputs),
+        );
+    }
+}
+
+#[test]
 fn a_weight_gradient_over_many_rows_is_split_and_added_up() {
     // Beyond 65 535 rows; 2 × 3 outputs make 128 splits.
     for (rows, inputs) in [(2_048, 3), (5_000, 3), (5_000, 4), (65_537, 3)] {

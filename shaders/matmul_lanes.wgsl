@@ -4,11 +4,13 @@
 //   and with an epilogue:  + bias[n],  gelu(+ bias[n]),  residual[m, n] + keep[sample] (+ bias[n])
 //
 // Host: src/ops/matmul_lanes.rs        Test: kernels-tests/matmul.rs
-// M = rows, N = cols, even, K = inner, a multiple of 8. One workgroup per 16 × 32 tile of c. b lies in
-// strips [N / 32][K][32], or its rows where they are. a's rows lie where they are, in pairs along k
+// M = rows, N = cols, even, K = inner, a multiple of 8. One workgroup per 16 × 32 or 16 × 64 of c. b
+// lies in strips [N / 32][K][32], or its rows where they are. a's rows lie where they are, in pairs along k
 // (ALONG_K), else it is read in pairs of rows: from strips [M / 16][K][16] or where they lie.
 
 override ALONG_K: bool = true;
+// Sixteens of columns of a workgroup: a strip, or two, which share what is read of a.
+override HALVES: u32 = 2u;
 
 struct Params {
     rows: u32,
@@ -52,14 +54,14 @@ fn product(
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let place = locate(group, groups);
-    let tile = accumulate_tile(place, lane);
+    let tiles = accumulate_tiles(place, lane);
     for (var r = 0u; r < 16u; r++) {
         if place.row + r < params.rows {
-            for (var j = 0u; j < 2u; j++) {
-                let pair = place.strip * 16u + 8u * j + lane;
+            for (var j = 0u; j < HALVES; j++) {
+                let pair = place.first_pair + 8u * j + lane;
                 if 2u * pair < params.cols {
                     let at = params.c_offset + group.z * params.c_batch + (place.row + r) * params.c_row + pair;
-                    var v = params.alpha * half_of(tile, r, j);
+                    var v = params.alpha * half_of(tiles[j / 2u], r, j % 2u);
                     if params.accumulate != 0u {
                         v += floats(c[at]);
                     }
@@ -79,15 +81,15 @@ fn product_bias(
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let place = locate(group, groups);
-    let tile = accumulate_tile(place, lane);
-    for (var j = 0u; j < 2u; j++) {
-        let pair = place.strip * 16u + 8u * j + lane;
+    let tiles = accumulate_tiles(place, lane);
+    for (var j = 0u; j < HALVES; j++) {
+        let pair = place.first_pair + 8u * j + lane;
         if 2u * pair < params.cols {
             let shift = floats(bias[pair]);
             for (var r = 0u; r < 16u; r++) {
                 if place.row + r < params.rows {
                     let at = params.c_offset + group.z * params.c_batch + (place.row + r) * params.c_row + pair;
-                    c[at] = pair_of(half_of(tile, r, j) + shift);
+                    c[at] = pair_of(half_of(tiles[j / 2u], r, j % 2u) + shift);
                 }
             }
         }
@@ -103,15 +105,15 @@ fn product_gelu(
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let place = locate(group, groups);
-    let tile = accumulate_tile(place, lane);
-    for (var j = 0u; j < 2u; j++) {
-        let pair = place.strip * 16u + 8u * j + lane;
+    let tiles = accumulate_tiles(place, lane);
+    for (var j = 0u; j < HALVES; j++) {
+        let pair = place.first_pair + 8u * j + lane;
         if 2u * pair < params.cols {
             let shift = floats(bias[pair]);
             for (var r = 0u; r < 16u; r++) {
                 if place.row + r < params.rows {
                     let at = (place.row + r) * params.c_row + pair;
-                    let v = half_of(tile, r, j) + shift;
+                    let v = half_of(tiles[j / 2u], r, j % 2u) + shift;
                     preactivation[at] = pair_of(v);
                     c[at] = pair_of(vec2(gelu(v.x), gelu(v.y)));
                 }
@@ -129,16 +131,16 @@ fn product_residual(
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let place = locate(group, groups);
-    let tile = accumulate_tile(place, lane);
-    for (var j = 0u; j < 2u; j++) {
-        let pair = place.strip * 16u + 8u * j + lane;
+    let tiles = accumulate_tiles(place, lane);
+    for (var j = 0u; j < HALVES; j++) {
+        let pair = place.first_pair + 8u * j + lane;
         if 2u * pair < params.cols {
             let shift = floats(bias[pair]);
             for (var r = 0u; r < 16u; r++) {
                 if place.row + r < params.rows {
                     let at = (place.row + r) * params.c_row + pair;
                     let factor = keep[(place.row + r) / params.rows_per_sample];
-                    c[at] = pair_of(floats(residual[at]) + factor * (half_of(tile, r, j) + shift));
+                    c[at] = pair_of(floats(residual[at]) + factor * (half_of(tiles[j / 2u], r, j % 2u) + shift));
                 }
             }
         }
@@ -149,20 +151,21 @@ fn product_residual(
 
 struct Place {
     row: u32,
-    strip: u32,
-    a: u32,      // offset of the 16 rows in a
-    b: u32,      // offset of the strip in b
-    last_pair: u32,  // of the strip's columns that there are
-    start: u32,  // of the split, along k
+    first_pair: u32,  // of columns
+    a: u32,           // offset of the 16 rows in a
+    b: u32,           // offset of the first strip in b
+    last_pair: u32,   // of all columns, counted from the first strip
+    start: u32,       // of the split, along k
     end: u32,
 }
 
-// Neighbours share a strip, and their block of a meets one strip after the other. z = split and matrix
+// Neighbours share strips, and their block of a meets one after the other. z = split and matrix
 // of the batch.
 fn locate(group: vec3<u32>, groups: vec3<u32>) -> Place {
     let id = params.first_group + group.x + group.y * groups.x;
     let row_tiles = (params.rows + 15u) / 16u;
-    let strips = (params.cols + 31u) / 32u;
+    let pairs = 8u * HALVES;
+    let strips = (params.cols / 2u + pairs - 1u) / pairs;
     let first_tile = id / (params.block * strips) * params.block;
     let height = min(params.block, row_tiles - min(first_tile, row_tiles - 1u));
     let within = id % (params.block * strips);
@@ -175,23 +178,26 @@ fn locate(group: vec3<u32>, groups: vec3<u32>) -> Place {
     let there = min(strip, strips - 1u);
     var place: Place;
     place.row = row_tile * 16u;
-    place.strip = strip;
+    place.first_pair = strip * pairs;
     place.a = params.a_offset + batch * params.a_batch + min(row_tile, row_tiles - 1u) * params.a_tile;
-    place.b = params.b_offset + batch * params.b_batch + there * params.b_strip;
-    place.last_pair = min((params.cols - 1u - there * 32u) / 2u, 15u);
+    place.b = params.b_offset + batch * params.b_batch + there * (pairs / 16u) * params.b_strip;
+    place.last_pair = params.cols / 2u - 1u - there * pairs;
     place.start = min(split * per_split, params.inner);
     place.end = min(place.start + per_split, params.inner);
     return place;
 }
 
-fn accumulate_tile(place: Place, lane: u32) -> Tile {
+fn accumulate_tiles(place: Place, lane: u32) -> array<Tile, 2> {
     // Beyond the last row or column: the last one.
     let last_row = params.rows - 1u - min(place.row, params.rows - 1u);
     let a0 = place.a + select(min(lane, last_row / 2u), min(lane, last_row) * params.a_row, ALONG_K);
     let a1 = place.a + min(lane + 8u, last_row) * params.a_row;
     let b0 = place.b + min(lane, place.last_pair);
     let b1 = place.b + min(lane + 8u, place.last_pair);
-    var tile: Tile;
+    let b2 = place.b + params.b_strip + min(lane, place.last_pair - 16u);
+    let b3 = place.b + params.b_strip + min(lane + 8u, place.last_pair - 16u);
+    var first: Tile;
+    var second: Tile;
     for (var k = place.start; k < place.end; k += 8u) {
         var left: Left;
         if ALONG_K {
@@ -210,12 +216,19 @@ fn accumulate_tile(place: Place, lane: u32) -> Tile {
                 left.values[1][i] = rows.y;
             }
         }
-        var right: Right;
-        for (var i = 0u; i < 8u; i++) {
-            let at = (k + i) * params.b_step;
-            right.values[i] = vec4(floats(b[b0 + at]), floats(b[b1 + at]));
+        add_products(&first, left, load_b(b0, b1, k), ALONG_K);
+        if HALVES > 2u {
+            add_products(&second, left, load_b(b2, b3, k), ALONG_K);
         }
-        add_products(&tile, left, right, ALONG_K);
     }
-    return tile;
+    return array<Tile, 2>(first, second);
+}
+
+fn load_b(near: u32, far: u32, k: u32) -> Right {
+    var right: Right;
+    for (var i = 0u; i < 8u; i++) {
+        let at = (k + i) * params.b_step;
+        right.values[i] = vec4(floats(b[near + at]), floats(b[far + at]));
+    }
+    return right;
 }

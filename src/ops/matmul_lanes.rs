@@ -121,7 +121,11 @@ pub(super) fn product(
         alpha,
         first_group: 0,
     };
-    let grid = Grid::rows_of(m.div_ceil(TILE) * n.div_ceil(STRIP), batch * splits);
+    let (tiles, strips) = (m.div_ceil(TILE), n.div_ceil(STRIP));
+    // Two strips share what is read of a, where there are workgroups enough for many cores.
+    let wide = strips.is_multiple_of(2) && tiles * strips * batch * splits >= 128;
+    let together = if wide { 2 } else { 1 };
+    let grid = Grid::rows_of(tiles * strips / together, batch * splits);
     let (at, bt, ct) = (&left.tensor, &right.tensor, c.tensor);
     let dispatch = match epilogue {
         Epilogue::Plain { .. } => recorder.run(&PLAIN, params, &[at, bt, ct], grid),
@@ -133,7 +137,10 @@ pub(super) fn product(
             recorder.run(&RESIDUAL, params, &[at, bt, bias, residual, keep, ct], grid)
         }
     };
-    dispatch.constant("ALONG_K", left.along_k).flops(2 * batch * m * n * k);
+    dispatch
+        .constant("ALONG_K", left.along_k)
+        .constant("HALVES", 2.0 * together as f64)
+        .flops(2 * batch * m * n * k);
     true
 }
 
