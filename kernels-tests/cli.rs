@@ -31,6 +31,8 @@ fn command(args: &[&str]) -> Command {
     if let Ok(device) = std::env::var("SEMASK_GPU_DEVICE") {
         command.args(["--device", &device]);
     }
+    // What an earlier start has left must not decide what a test sees.
+    command.env("SEMASK_GPU_CACHE", "off");
     command.args(args).stdin(Stdio::null());
     command
 }

@@ -5,6 +5,8 @@ mod report;
 mod roofs;
 pub mod scaling;
 
+pub mod host;
+
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};

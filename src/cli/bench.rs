@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::bench::{Bench, Measurement, ROWS, Report, Roofs, picture, scaling};
+use crate::bench::{Bench, Measurement, ROWS, Report, Roofs, host, picture, scaling};
+use crate::model::ModelConfig;
+use crate::train::recipe::Recipe;
 use crate::{Error, Gpu, Result};
 use serde_json::json;
 
@@ -16,6 +18,7 @@ EXAMPLES:
   semask-gpu bench --baseline benches/baseline.json --picture shares.png
   semask-gpu bench --scaling --picture scaling.png
   semask-gpu --device nvidia bench --seconds 5
+  semask-gpu bench --host                          recording, planning and replaying beside the device
 
 Times are medians from submission to completion, pipelines compiled before; CPU time is that of all threads
 of the process, which on a software driver does the work: there, rates are per second of it, those of one
@@ -33,6 +36,10 @@ pub(crate) struct Args {
     /// How long to measure each mode of a row
     #[arg(long, value_name = "S", default_value_t = 2.0)]
     seconds: f64,
+
+    /// Measure what the host does for a step of SeMask-T, instead of kernels
+    #[arg(long, conflicts_with_all = ["row", "seconds", "baseline", "save", "picture", "scaling"])]
+    host: bool,
 
     /// Print a JSON object per line
     #[arg(long)]
@@ -71,6 +78,9 @@ pub(crate) fn run(args: &Args, device: Option<&str>) -> Result<ExitCode> {
     }
     let baseline = args.baseline.as_deref().map(Report::read).transpose()?;
     let gpu = open(device)?;
+    if args.host {
+        return run_host(&gpu, args.json);
+    }
     if args.scaling {
         return grow(args, &gpu);
     }
@@ -181,5 +191,49 @@ fn grow(args: &Args, gpu: &Gpu) -> Result<ExitCode> {
     if let Some(path) = &args.picture {
         scaling::picture(&growths, gpu.name()).write_png(path)?;
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the host does for a step beside the device.
+fn run_host(gpu: &Gpu, json: bool) -> Result<ExitCode> {
+    // A step has as many dispatches at any size, and small ones leave the host's part in sight.
+    const SIZE: [usize; 2] = [128, 128];
+    let mut recipe = Recipe::preset("semask-t")?;
+    recipe.set_num_classes(ModelConfig::default().num_classes)?;
+    let costs = host::measure(gpu, &recipe, SIZE)?;
+    if json {
+        for cost in costs {
+            let mut object = serde_json::to_value(&cost).expect("plain values");
+            object["device"] = json!(gpu.name());
+            print(object)?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut text = format!(
+        "{}\n\n{:9} {:>10} {:>12} {:>11} {:>9} {:>9} {:>12} {:>20}",
+        gpu.name(),
+        "step",
+        "dispatches",
+        "recording ms",
+        "planning ms",
+        "pipelines",
+        "clock ms",
+        "replay µs",
+        "without a driver µs"
+    );
+    for cost in costs {
+        text += &format!(
+            "\n{:9} {:>10} {:>12.1} {:>11.1} {:>9} {:>9.1} {:>12.2} {:>20.2}",
+            cost.step,
+            cost.dispatches,
+            cost.recording_ms,
+            cost.planning_ms,
+            cost.pipelines,
+            cost.compiling_ms,
+            cost.replay_us,
+            cost.own_replay_us
+        );
+    }
+    print(text)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, with its arguments and what it prints.
 
 mod bench;
+mod cache;
 mod convert;
 mod data;
 mod describe;
@@ -33,6 +34,9 @@ EXAMPLES:
   semask-gpu train --preset quickstart --data data/streets --run runs/first
   semask-gpu eval --checkpoint runs/first/best.safetensors --data data/streets
   semask-gpu predict --checkpoint runs/first/best.safetensors --out predictions photos
+
+What drivers compile is kept in the user's cache folder for the next start; the variable SEMASK_GPU_CACHE \
+names another folder, or is `off`.
 
 `semask-gpu COMMAND --help` says more. Exit status: 0 when all went well, 1 after an error, 2 for wrong \
 usage.";
@@ -98,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args, device),
         Command::Profile(args) => profile::run(&args, || open(device)),
     };
+    cache::save();
     match result {
         Ok(code) => code,
         Err(error) if nobody_reads(&error) => ExitCode::SUCCESS,
@@ -146,7 +151,9 @@ fn complain(text: impl Display) {
 /// Opens the GPU that `--device` names.
 fn open(device: Option<&str>) -> Result<Gpu> {
     let adapter = device.map(str::to_owned);
-    Gpu::open(&GpuOptions { adapter, ..GpuOptions::default() })
+    let gpu = Gpu::open(&GpuOptions { adapter, ..GpuOptions::default() })?;
+    cache::restore(&gpu);
+    Ok(gpu)
 }
 
 /// A bar on a terminal, nothing elsewhere.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use super::kernel::Access;
+use super::kernel::{Access, Kernel};
 use super::recorder::{Dispatch, Recorder};
 use crate::{Error, Result};
 
@@ -24,6 +24,9 @@ struct Inner {
     checked: bool,
     dispatch_ms: f32,
     pipelines: Mutex<HashMap<PipelineKey, PipelineCell>>,
+    modules: Mutex<HashMap<ModuleKey, ModuleCell>>,
+    /// What the driver made of pipelines, to begin with in another process.
+    cache: OnceLock<wgpu::PipelineCache>,
     lost: Arc<OnceLock<String>>,
     failed: Arc<Mutex<Option<String>>>,
     /// Measured milliseconds per estimated millisecond, as bits of an `f32`.
@@ -35,6 +38,12 @@ type PipelineCell = Arc<OnceLock<Arc<Pipeline>>>;
 
 /// Kernel (by address: its sources may differ where its names do not), variant, constants.
 type PipelineKey = (usize, bool, Vec<(&'static str, u64)>);
+
+/// WGSL that is read and validated once for all of its entry points.
+type ModuleCell = Arc<OnceLock<wgpu::ShaderModule>>;
+
+/// Sources (by address and number), variant.
+type ModuleKey = (usize, usize, bool);
 
 /// What kernels and plans need to know of a device; [`Gpu::profile`] tells a real one's.
 #[derive(Clone, Debug, PartialEq)]
@@ -198,7 +207,8 @@ impl Gpu {
         // that cost time.
         let useful = wgpu::Features::SUBGROUP
             | wgpu::Features::TIMESTAMP_QUERY
-            | wgpu::Features::SHADER_INT64;
+            | wgpu::Features::SHADER_INT64
+            | wgpu::Features::PIPELINE_CACHE;
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("semask-gpu"),
@@ -239,6 +249,8 @@ impl Gpu {
             checked: options.checked,
             dispatch_ms: options.dispatch_ms.unwrap_or(100.0),
             pipelines: Mutex::default(),
+            modules: Mutex::default(),
+            cache: OnceLock::new(),
             lost: Arc::default(),
             failed: Arc::default(),
             slowness: AtomicU32::new(1f32.to_bits()),
@@ -439,25 +451,71 @@ impl Gpu {
         pipelines.entry(key).or_default().clone()
     }
 
+    /// The adapter and driver, in words that change whenever what was compiled for them, or measured
+    /// on them, must not be used again.
+    pub fn identity(&self) -> String {
+        let wgpu::AdapterInfo { name, vendor, device, driver, driver_info, backend, .. } =
+            &self.inner.info;
+        format!("{name}, {vendor:x}:{device:x}, {driver} {driver_info}, {backend}")
+    }
+
+    /// Starts with pipelines that an earlier process had compiled, from
+    /// [`compiled`](Self::compiled) of a device of the same [`identity`](Self::identity). Does
+    /// nothing where the driver cannot keep any, or once pipelines were compiled.
+    pub(crate) fn restore(&self, compiled: Option<&[u8]>) {
+        if !self.device().features().contains(wgpu::Features::PIPELINE_CACHE) {
+            return;
+        }
+        let descriptor = wgpu::PipelineCacheDescriptor {
+            label: Some("semask-gpu"),
+            data: compiled,
+            fallback: true,
+        };
+        // SAFETY: callers pass what `compiled` gave, whole, as a checksum tells them; that it is of this
+        // driver wgpu and the driver check again.
+        #[allow(unsafe_code, reason = "drivers trust what they once wrote")]
+        let cache = unsafe { self.device().create_pipeline_cache(&descriptor) };
+        let _ = self.inner.cache.set(cache);
+    }
+
+    /// What [`restore`](Self::restore) wants; none if that was never called or would be in vain.
+    pub(crate) fn compiled(&self) -> Option<Vec<u8>> {
+        self.inner.cache.get()?.get_data()
+    }
+
+    /// The WGSL of a dispatch, ready to make pipelines of.
+    fn module(&self, dispatch: &Dispatch) -> wgpu::ShaderModule {
+        let Dispatch { kernel, subgroup, .. } = dispatch;
+        let key = (kernel.sources.as_ptr().addr(), kernel.sources.len(), *subgroup);
+        let cell = {
+            let mut modules = self.inner.modules.lock().expect("no panic while held");
+            modules.entry(key).or_default().clone()
+        };
+        cell.get_or_init(|| self.new_module(kernel, *subgroup)).clone()
+    }
+
+    fn new_module(&self, kernel: &Kernel, subgroup: bool) -> wgpu::ShaderModule {
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(kernel.file),
+            source: wgpu::ShaderSource::Wgsl(kernel.wgsl(subgroup).into()),
+        };
+        if self.inner.checked {
+            return self.device().create_shader_module(descriptor);
+        }
+        let checks = wgpu::ShaderRuntimeChecks::unchecked();
+        // SAFETY: kernels guard every index by their `Params`, which ops derive from the
+        // shapes of the bound tensors, and every loop ends at such a bound. The kernel tests run
+        // on two devices, with checks and without, and compare both with the same reference.
+        #[allow(unsafe_code, reason = "bounds checks cost up to half of a kernel's time")]
+        unsafe {
+            self.device().create_shader_module_trusted(descriptor, checks)
+        }
+    }
+
     fn compile_one(&self, dispatch: &Dispatch) -> Pipeline {
         let kernel = dispatch.kernel;
         let label = kernel.label();
-        let descriptor = wgpu::ShaderModuleDescriptor {
-            label: Some(&label),
-            source: wgpu::ShaderSource::Wgsl(kernel.wgsl(dispatch.subgroup).into()),
-        };
-        let module = if self.inner.checked {
-            self.device().create_shader_module(descriptor)
-        } else {
-            let checks = wgpu::ShaderRuntimeChecks::unchecked();
-            // SAFETY: kernels guard every index by their `Params`, which ops derive from the
-            // shapes of the bound tensors, and every loop ends at such a bound. The kernel tests run
-            // on two devices, with checks and without, and compare both with the same reference.
-            #[allow(unsafe_code, reason = "bounds checks cost up to half of a kernel's time")]
-            unsafe {
-                self.device().create_shader_module_trusted(descriptor, checks)
-            }
-        };
+        let module = self.module(dispatch);
         let pipeline = self.device().create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(&label),
             // The layout is read off the shader, so bindings are declared once, in WGSL.
@@ -469,7 +527,7 @@ impl Gpu {
                 // Every kernel writes its workgroup memory before it reads it.
                 zero_initialize_workgroup_memory: false,
             },
-            cache: None,
+            cache: self.inner.cache.get(),
         });
         let layout = pipeline.get_bind_group_layout(0);
         Pipeline { label, pipeline, layout, bindings: kernel.binding_numbers() }
