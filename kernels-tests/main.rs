@@ -51,5 +51,6 @@ mod sine_position;
 mod softmax;
 mod torch_files;
 mod training;
+mod tune;
 mod window;
 mod window_attention;

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::sync::LazyLock;
 
-use semask_gpu::gpu::{GpuOptions, Plan, Recorder};
+use semask_gpu::gpu::{Family, GpuOptions, Plan, Recorder, Tuning, Variant};
 use semask_gpu::random::Rng;
 use semask_gpu::{Gpu, Shape, Tape, Tensor};
 
@@ -25,6 +25,21 @@ pub(crate) static OTHER: LazyLock<Gpu> = LazyLock::new(|| {
         ..GpuOptions::default()
     })
 });
+
+/// [`GPU`] with the kernels for CPU drivers that need no subgroups of eight.
+pub(crate) static REGISTERS: LazyLock<Gpu> = LazyLock::new(|| {
+    let force = |tuning: Tuning, family: Family| tuning.with(family, Variant::Registers);
+    GPU.with_tuning(Family::ALL.into_iter().fold(Tuning::default(), force))
+});
+
+/// All that [`check_op`] runs on; between them they run every variant of every kernel.
+pub(crate) fn devices() -> Vec<(&'static str, &'static Gpu)> {
+    let mut devices = vec![("", &*GPU), (" (checked)", &*CHECKED), (" (other kernels)", &*OTHER)];
+    if GPU.profile().lanes {
+        devices.push((" (registers)", &*REGISTERS));
+    }
+    devices
+}
 
 /// The machine's GPU, opened in another way.
 pub(crate) fn open(options: &GpuOptions) -> Gpu {
@@ -59,7 +74,7 @@ const PROBES: usize = 48;
 
 /// Runs `op` on the GPU with random inputs of the given shapes and compares its output with
 /// `reference`, then the gradients with finite differences of `reference`. On [`GPU`],
-/// [`CHECKED`] and [`OTHER`].
+/// all other [`devices`].
 #[track_caller]
 pub(crate) fn check_op(
     shapes: &[&[usize]],
@@ -100,7 +115,7 @@ pub(crate) fn check_op_at(
         numeric.push(places.into_iter().map(|at| (at, slope(loss, &exact, i, at))).collect());
     }
 
-    for (device, gpu) in [("", &*GPU), (" (checked)", &*CHECKED), (" (other kernels)", &*OTHER)] {
+    for (device, gpu) in devices() {
         DEVICE.set(Some(gpu));
         let inputs: Vec<Tensor> = (shapes.iter().zip(values))
             .map(|(shape, v)| Tensor::from_slice(gpu, *shape, v).tracked())

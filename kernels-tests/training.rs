@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use semask_gpu::checkpoint::{Checkpoint, Entry, OPTIMIZER};
 use semask_gpu::data::{Image, LabelMap};
+use semask_gpu::gpu::{Family, Tuning};
 use semask_gpu::random::Rng;
 use semask_gpu::train::log;
 use semask_gpu::train::recipe::Recipe;
@@ -253,6 +254,29 @@ fn heads_that_find_masks_stop_and_resume_with_the_same_bits() {
             assert!((sum - loss).abs() < 1e-4 * loss, "{sum} {step}");
         }
     }
+}
+
+#[test]
+fn a_resumed_run_keeps_the_variants_that_it_began_with() {
+    let folder = workshop();
+    let [usual, unusual] = Family::Product.variants(GPU.profile())[..2] else { unreachable!() };
+    let tuned = GPU.with_tuning(Tuning::default().with(Family::Product, unusual));
+    let retuned = GPU.with_tuning(Tuning::default().with(Family::Product, usual));
+    let sets = ["schedule.iterations=2"];
+    train(&tuned, options(folder.path(), "whole", &sets)).unwrap();
+
+    let stopped = options(folder.path(), "parts", &sets);
+    stopped.stop.store(true, Ordering::Relaxed);
+    assert_eq!(train(&tuned, stopped).unwrap(), Outcome::Stopped(1));
+    // Meanwhile the device was tuned again.
+    let mut resumed = options(folder.path(), "parts", &sets);
+    resumed.resume = Resume::Auto;
+    assert_eq!(train(&retuned, resumed).unwrap(), Outcome::Finished);
+    // On so few numbers variants may round alike, but the file says what the run's device was told.
+    let read = |run: &str| bytes(&folder.path().join(run), LATEST);
+    assert!(read("whole") == read("parts"));
+    let checkpoint = Checkpoint::read(&folder.path().join("parts").join(LATEST)).unwrap();
+    assert_eq!(checkpoint.metadata["tuning"], format!(r#"{{"product":"{unusual}"}}"#));
 }
 
 /// The command line on the driver that the tests run on.

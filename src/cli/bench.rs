@@ -9,7 +9,7 @@ use crate::train::recipe::Recipe;
 use crate::{Error, Gpu, Result};
 use serde_json::json;
 
-use super::{complain, explain, open, print};
+use super::{complain, explain, print};
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -67,7 +67,7 @@ fn row_help() -> String {
     format!("Measure this row only; can be repeated:{}", rows.concat())
 }
 
-pub(crate) fn run(args: &Args, device: Option<&str>) -> Result<ExitCode> {
+pub(crate) fn run(args: &Args, open: impl FnOnce() -> Result<Gpu>) -> Result<ExitCode> {
     if let Some(unknown) = args.row.iter().find(|row| ROWS.iter().all(|(name, _)| name != row)) {
         let names: Vec<_> = ROWS.iter().map(|(name, _)| *name).collect();
         let reason = format!("there are {}", names.join(", "));
@@ -77,7 +77,7 @@ pub(crate) fn run(args: &Args, device: Option<&str>) -> Result<ExitCode> {
         return Err(Error::invalid("--seconds", "0 or more is wanted"));
     }
     let baseline = args.baseline.as_deref().map(Report::read).transpose()?;
-    let gpu = open(device)?;
+    let gpu = open()?;
     if args.host {
         return run_host(&gpu, args.json);
     }

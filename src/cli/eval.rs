@@ -10,7 +10,7 @@ use crate::picture::{Picture, Sheet, SheetRow, overlay};
 use crate::train::evaluate::{EvalOptions, evaluate};
 use crate::train::metrics::Confusion;
 use crate::train::recipe::Recipe;
-use crate::{Error, Result};
+use crate::{Error, Gpu, Result};
 use serde_json::json;
 
 use super::load::{ModelArgs, load_model};
@@ -68,11 +68,11 @@ pub(super) fn slide_of(recipe: &Recipe) -> Slide {
     recipe.eval.slide.clone().unwrap_or(default)
 }
 
-pub(crate) fn run(args: &Args, device: Option<&str>) -> Result<ExitCode> {
+pub(crate) fn run(args: &Args, open: impl FnOnce() -> Result<Gpu>) -> Result<ExitCode> {
     // What is wrong with the data should not have to wait for the model.
     let mut dataset = Dataset::open(&args.data)?;
     let mut items = dataset.split(&args.split)?;
-    let loaded = load_model(&args.model, device)?;
+    let loaded = load_model(&args.model, open)?;
     let format = loaded.recipe.data.format;
     if format != Format::Auto && format != dataset.format {
         dataset = Dataset::open_as(&args.data, format)?;

@@ -9,7 +9,7 @@ use crate::train::recipe::Recipe;
 use crate::{Error, Gpu, Result};
 use serde::de::DeserializeOwned;
 
-use super::{complain, open};
+use super::complain;
 
 /// Where a model comes from.
 #[derive(Clone, Debug, clap::Args)]
@@ -52,13 +52,17 @@ impl Loaded {
 }
 
 /// Reads a model and puts it on a device.
-pub(super) fn load_model(args: &ModelArgs, device: Option<&str>) -> Result<Loaded> {
+pub(super) fn load_model(args: &ModelArgs, open: impl FnOnce() -> Result<Gpu>) -> Result<Loaded> {
     let path = args.checkpoint.as_ref().or(args.weights.as_ref()).expect("clap wants one of them");
-    load(path, args.recipe.as_deref(), device)
+    load(path, args.recipe.as_deref(), open)
 }
 
 /// Reads the model at `path`, of `recipe` if the file has none of its own, and puts it on a device.
-pub(super) fn load(path: &Path, recipe: Option<&Path>, device: Option<&str>) -> Result<Loaded> {
+pub(super) fn load(
+    path: &Path,
+    recipe: Option<&Path>,
+    open: impl FnOnce() -> Result<Gpu>,
+) -> Result<Loaded> {
     let checkpoint = Checkpoint::read_where(path, |name| !name.starts_with(OPTIMIZER))?;
     let mut recipe = match recipe {
         Some(recipe) => Recipe::find(recipe, &[] as &[&str])?,
@@ -96,7 +100,7 @@ pub(super) fn load(path: &Path, recipe: Option<&Path>, device: Option<&str>) -> 
     }
 
     let model = Model::new(&recipe.model)?;
-    let gpu = open(device)?;
+    let gpu = open()?;
     let unknown = model.parameters().load(&gpu, &checkpoint, path)?;
     if let Some(first) = unknown.first() {
         let more = match unknown.len() - 1 {

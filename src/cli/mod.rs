@@ -15,6 +15,7 @@ mod profile;
 mod recipe;
 mod recipes;
 pub mod train;
+mod tune;
 
 use std::error::Error as _;
 use std::fmt::Display;
@@ -35,8 +36,8 @@ EXAMPLES:
   semask-gpu eval --checkpoint runs/first/best.safetensors --data data/streets
   semask-gpu predict --checkpoint runs/first/best.safetensors --out predictions photos
 
-What drivers compile is kept in the user's cache folder for the next start; the variable SEMASK_GPU_CACHE \
-names another folder, or is `off`.
+What drivers compile, and what `tune` finds, is kept in the user's cache folder; the variable SEMASK_GPU_CACHE \
+names another folder for it, or is `off`.
 
 `semask-gpu COMMAND --help` says more. Exit status: 0 when all went well, 1 after an error, 2 for wrong \
 usage.";
@@ -51,6 +52,10 @@ struct Cli {
     /// GPU to use, by its number or a part of its name as `devices` lists them [default: the best]
     #[arg(long, global = true, value_name = "INDEX|NAME")]
     device: Option<String>,
+
+    /// Run the variants of kernels that suit the kind of device, whatever `tune` has found
+    #[arg(long, global = true)]
+    no_tune: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -79,28 +84,32 @@ enum Command {
     Bench(bench::Args),
     /// Tell where the time of a step goes, kernel by kernel
     Profile(profile::Args),
+    /// Find the fastest variants of kernels for this device
+    Tune(tune::Args),
 }
 
 /// What the program does.
 pub fn main() -> ExitCode {
-    let Cli { command, device } = Cli::parse();
+    let Cli { command, device, no_tune } = Cli::parse();
     let device = device.as_deref();
+    let open = || open(device, no_tune);
     let result = match command {
-        Command::Train(args) => args.run(|| open(device)).map(|finished| {
+        Command::Train(args) => args.run(open).map(|finished| {
             // As a shell says of what Ctrl-C has ended.
             if finished { ExitCode::SUCCESS } else { ExitCode::from(130) }
         }),
-        Command::Eval(args) => eval::run(&args, device),
-        Command::Predict(args) => predict::run(&args, device),
+        Command::Eval(args) => eval::run(&args, open),
+        Command::Predict(args) => predict::run(&args, open),
         Command::Recipes(args) => recipes::run(&args, device),
         Command::Describe(args) => describe::run(&args, device),
         Command::Data(args) => data::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Convert(args) => convert::run(&args),
-        Command::Parity(args) => parity::run(&args, device),
+        Command::Parity(args) => parity::run(&args, open),
         Command::Devices(args) => devices::run(&args, device),
-        Command::Bench(args) => bench::run(&args, device),
-        Command::Profile(args) => profile::run(&args, || open(device)),
+        Command::Bench(args) => bench::run(&args, open),
+        Command::Profile(args) => profile::run(&args, open),
+        Command::Tune(args) => tune::run(&args, open),
     };
     cache::save();
     match result {
@@ -148,12 +157,15 @@ fn complain(text: impl Display) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// Opens the GPU that `--device` names.
-fn open(device: Option<&str>) -> Result<Gpu> {
+/// Opens the GPU that `--device` names, with what is remembered of it.
+fn open(device: Option<&str>, no_tune: bool) -> Result<Gpu> {
     let adapter = device.map(str::to_owned);
     let gpu = Gpu::open(&GpuOptions { adapter, ..GpuOptions::default() })?;
     cache::restore(&gpu);
-    Ok(gpu)
+    Ok(match no_tune {
+        true => gpu,
+        false => gpu.with_tuning(cache::tuning(&gpu)),
+    })
 }
 
 /// A bar on a terminal, nothing elsewhere.
@@ -213,6 +225,9 @@ mod tests {
             "devices --device 0",
             "profile r.toml --size 64x64 --batch 2 --trace t.json --runs 5",
             "profile --preset semask-t --inference",
+            "tune --preset quickstart --size 128x128 --batch 2 --runs 5",
+            "tune semask-t",
+            "train r.toml --data d --run r --no-tune",
             "--device llvmpipe eval --checkpoint c --data d",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::Result;
 use crate::checkpoint::Checkpoint;
 use crate::infer::{Parity, parity};
+use crate::{Gpu, Result};
 use serde_json::json;
 
 use super::load::load;
@@ -46,9 +46,9 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) fn run(args: &Args, device: Option<&str>) -> Result<ExitCode> {
+pub(crate) fn run(args: &Args, open: impl FnOnce() -> Result<Gpu>) -> Result<ExitCode> {
     let reference = Checkpoint::read(&args.reference)?;
-    let loaded = load(&args.weights, args.recipe.as_deref(), device)?;
+    let loaded = load(&args.weights, args.recipe.as_deref(), open)?;
     let found = parity(&loaded.gpu, &loaded.model, &reference, &args.reference)?;
     let first = found.layers.iter().find(|layer| layer.differs(args.tolerance));
     match args.json {

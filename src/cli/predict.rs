@@ -9,7 +9,7 @@ use crate::data::{Image, LabelMap};
 use crate::infer::{Frame, Logits, Segmenter};
 use crate::picture::{Picture, legend, overlay};
 use crate::train::evaluate::EvalOptions;
-use crate::{Error, Result};
+use crate::{Error, Gpu, Result};
 
 use super::eval::slide_of;
 use super::load::{ModelArgs, load_model};
@@ -65,7 +65,7 @@ struct Job {
     name: PathBuf,
 }
 
-pub(crate) fn run(args: &Args, device: Option<&str>) -> Result<ExitCode> {
+pub(crate) fn run(args: &Args, open: impl FnOnce() -> Result<Gpu>) -> Result<ExitCode> {
     let mut failed = 0;
     let mut report = |error: &Error| {
         complain(explain(error));
@@ -87,7 +87,7 @@ pub(crate) fn run(args: &Args, device: Option<&str>) -> Result<ExitCode> {
     }
     check_names(&jobs)?;
 
-    let loaded = load_model(&args.model, device)?;
+    let loaded = load_model(&args.model, open)?;
     let (names, palette) = loaded.names_and_colours();
     let slide = slide_of(&loaded.recipe);
     let options = EvalOptions::default();

@@ -165,6 +165,7 @@ mod tests {
         let dispatch = |kernel: &str, ms, flops| DispatchTime {
             kernel: kernel.into(),
             scope: "".into(),
+            class: None,
             start_ms: 0.0,
             ms,
             flops,

@@ -7,19 +7,20 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use super::kernel::{Access, Kernel};
 use super::recorder::{Dispatch, Recorder};
+use super::tune::Tuning;
 use crate::{Error, Result};
 
 /// A handle to one GPU. Cheap to clone; clones share the device and the compiled kernels.
 #[derive(Clone, Debug)]
 pub struct Gpu {
     inner: Arc<Inner>,
+    profile: Arc<Profile>,
 }
 
 #[derive(Debug)]
 struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
-    profile: Profile,
     info: wgpu::AdapterInfo,
     checked: bool,
     dispatch_ms: f32,
@@ -62,6 +63,8 @@ pub struct Profile {
     pub max_buffer: u64,
     /// Alignment of `Params` in a uniform buffer.
     pub uniform_alignment: u32,
+    /// Variants of kernels that were chosen for this device.
+    pub tuning: Arc<Tuning>,
 }
 
 impl Default for Profile {
@@ -75,6 +78,7 @@ impl Default for Profile {
             max_binding: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,
             uniform_alignment: limits.min_uniform_buffer_offset_alignment,
+            tuning: Arc::default(),
         }
     }
 }
@@ -104,6 +108,7 @@ impl Profile {
             max_binding: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,
             uniform_alignment: limits.min_uniform_buffer_offset_alignment.max(16),
+            tuning: Arc::default(),
         }
     }
 }
@@ -244,7 +249,6 @@ impl Gpu {
         let inner = Inner {
             device,
             queue,
-            profile,
             info: info.clone(),
             checked: options.checked,
             dispatch_ms: options.dispatch_ms.unwrap_or(100.0),
@@ -255,7 +259,7 @@ impl Gpu {
             failed: Arc::default(),
             slowness: AtomicU32::new(1f32.to_bits()),
         };
-        Self { inner: Arc::new(inner) }
+        Self { inner: Arc::new(inner), profile: profile.into() }
     }
 
     /// Takes note of the device's loss and of errors that nobody asked for; see [`wait`](Self::wait).
@@ -293,7 +297,14 @@ impl Gpu {
 
     /// What kernels and plans need to know of the device.
     pub fn profile(&self) -> &Profile {
-        &self.inner.profile
+        &self.profile
+    }
+
+    /// The same device with variants of kernels chosen for it.
+    #[must_use]
+    pub fn with_tuning(&self, tuning: Tuning) -> Self {
+        let profile = Profile { tuning: tuning.into(), ..(*self.profile).clone() };
+        Self { inner: self.inner.clone(), profile: profile.into() }
     }
 
     /// Waits for all work submitted so far.

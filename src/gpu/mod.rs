@@ -10,14 +10,16 @@ mod memory;
 mod plan;
 mod recorder;
 mod timeline;
+mod tune;
 
 pub use device::{AdapterReport, Gpu, GpuOptions, Profile, adapters};
 pub use host::HostFn;
 pub use kernel::{Access, Field, Kernel, Params, Source};
 pub use memory::{Lifetime, Memory, assign_slots};
 pub use plan::{Description, Plan};
-pub use recorder::{Dispatch, Grid, Recorder};
+pub use recorder::{Dispatch, Grid, Program, Recorder};
 pub use timeline::{Clock, DispatchTime, KernelTime, Timeline};
+pub use tune::{Family, Tuned, Tuning, Variant, tune};
 
 pub(crate) use device::megabytes;
 pub(crate) use kernel::{params, source};

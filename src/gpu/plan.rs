@@ -43,6 +43,7 @@ struct Step {
     estimated_ms: f32,
     // For profiles; see `DispatchTime`.
     scope: Arc<str>,
+    class: Option<Arc<str>>,
     flops: u64,
     bytes: u64,
     alive: u64,
@@ -361,6 +362,7 @@ impl Plan {
                 grid: dispatch.grid,
                 estimated_ms,
                 scope: dispatch.scope.clone(),
+                class: dispatch.class.clone(),
                 flops: dispatch.flops,
                 bytes: dispatch.bytes(),
                 alive: alive[steps.len()],
@@ -503,6 +505,7 @@ impl Plan {
         let dispatches = steps.map(|(step, (start_ms, ms))| DispatchTime {
             kernel: step.pipeline.label.clone(),
             scope: step.scope.clone(),
+            class: step.class.clone(),
             start_ms,
             ms,
             flops: step.flops,

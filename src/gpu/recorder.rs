@@ -53,6 +53,8 @@ pub struct Dispatch {
     pub(super) grid: Grid,
     pub(super) flops: u64,
     pub(super) scope: Arc<str>,
+    /// Shapes that a variant was chosen for; see `decide`.
+    pub(super) class: Option<Arc<str>>,
 }
 
 impl Dispatch {
@@ -92,11 +94,31 @@ impl Dispatch {
     }
 }
 
+/// A kernel with its constants: what a pipeline is compiled of.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The entry point.
+    pub kernel: &'static Kernel,
+    /// Whether it is the variant made of subgroup operations.
+    pub subgroup: bool,
+    /// `override` constants of the shader.
+    pub constants: Vec<(&'static str, f64)>,
+}
+
+impl PartialEq for Program {
+    fn eq(&self, other: &Self) -> bool {
+        // Sources may differ where names do not.
+        std::ptr::eq(self.kernel, other.kernel)
+            && (self.subgroup, &self.constants) == (other.subgroup, &other.constants)
+    }
+}
+
 /// An ordered list of dispatches over virtual tensors, with host steps between them. Makes no use of the GPU.
 #[derive(Clone, Debug)]
 pub struct Recorder {
     profile: Profile,
     scope: Arc<str>,
+    pub(super) class: Option<Arc<str>>,
     pub(super) dispatches: Vec<Dispatch>,
     pub(super) host_steps: Vec<HostStep>,
     /// Planned tensors whose elements shall be at a pinned place.
@@ -109,6 +131,7 @@ impl Recorder {
         Self {
             profile: profile.clone(),
             scope: "".into(),
+            class: None,
             dispatches: Vec::new(),
             host_steps: Vec::new(),
             aliases: HashMap::new(),
@@ -162,6 +185,7 @@ impl Recorder {
             grid,
             flops: 0,
             scope: self.scope.clone(),
+            class: self.class.clone(),
         });
         self.dispatches.last_mut().expect("pushed above")
     }
@@ -215,6 +239,19 @@ impl Recorder {
             i += 1;
             !unread.contains(&(i - 1))
         });
+    }
+
+    /// What a plan compiles, each once.
+    pub fn programs(&self) -> Vec<Program> {
+        let mut programs: Vec<Program> = Vec::new();
+        for Dispatch { kernel, subgroup, constants, .. } in &self.dispatches {
+            let (subgroup, constants) = (*subgroup, constants.clone());
+            let program = Program { kernel, subgroup, constants };
+            if !programs.contains(&program) {
+                programs.push(program);
+            }
+        }
+        programs
     }
 
     /// How many dispatches were recorded.

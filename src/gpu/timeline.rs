@@ -12,6 +12,8 @@ pub struct DispatchTime {
     pub kernel: String,
     /// Part of the model that recorded it, such as `forward/layers.0/blocks.1`.
     pub scope: Arc<str>,
+    /// Family and sizes, where [`tune`](super::tune) can choose a variant.
+    pub class: Option<Arc<str>>,
     /// Since the start of the replay, in milliseconds.
     pub start_ms: f64,
     /// Milliseconds.
@@ -157,8 +159,16 @@ mod tests {
         let mut start_ms = 0.0;
         let dispatch = |&(kernel, scope, ms): &(&str, &str, f64)| {
             let (kernel, scope) = (kernel.into(), scope.into());
-            let dispatch =
-                DispatchTime { kernel, scope, start_ms, ms, flops: 2, bytes: 4, alive: 1 << 20 };
+            let dispatch = DispatchTime {
+                kernel,
+                scope,
+                class: None,
+                start_ms,
+                ms,
+                flops: 2,
+                bytes: 4,
+                alive: 1 << 20,
+            };
             start_ms += ms;
             dispatch
         };

@@ -2,7 +2,7 @@
 //! `conv3x3_lanes` for those with subgroups of eight.
 
 use super::{conv3x3_lanes, reduce};
-use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
+use crate::gpu::{Family, Grid, Kernel, Params as _, Recorder, Source, Variant, params, source};
 use crate::{Tape, Tensor};
 
 const SOURCES: &[Source] = &[source!("conv3x3")];
@@ -70,6 +70,16 @@ impl Extents {
         Self { batch, height, width, inputs, outputs }
     }
 
+    /// The variant for this work, forward and backward.
+    fn decide<T>(
+        self,
+        recorder: &mut Recorder,
+        record: impl FnOnce(&mut Recorder, Variant) -> T,
+    ) -> T {
+        let sizes = [("pixels", self.pixels()), ("inputs", self.inputs), ("outputs", self.outputs)];
+        recorder.decide(Family::Convolution, &sizes, record)
+    }
+
     fn params(self) -> Params {
         Params {
             batch: self.batch as u32,
@@ -119,55 +129,64 @@ impl Extents {
 #[track_caller]
 pub fn conv3x3(tape: &mut Tape, x: &Tensor, weight: &Tensor) -> Tensor {
     let extents = Extents::new(x, weight);
-    if conv3x3_lanes::suit(tape.recorder(), extents) {
+    let variant = extents.decide(tape.recorder(), |_, variant| variant);
+    if variant == Variant::Lanes && conv3x3_lanes::suit(tape.recorder(), extents) {
         return on_lanes(tape, x, weight, extents);
     }
-    let y = product(tape.recorder(), x, weight, extents, extents.params());
+    let y = extents.decide(tape.recorder(), |recorder, _| {
+        product(recorder, variant, x, weight, extents, extents.params())
+    });
     let saved = (x.clone(), weight.clone());
     tape.record([x, weight], y, move |recorder, dy| {
         let (x, weight) = &saved;
-        let dx = x.is_tracked().then(|| {
-            let Extents { inputs, .. } = extents;
-            let (from_output, from_input) = (9, 9 * inputs as u32);
-            let extents = extents.exchanged();
-            let params = Params { from_output, from_input, turned: 1, ..extents.params() };
-            product(recorder, dy, weight, extents, params)
-        });
-        let dweight = weight.is_tracked().then(|| {
-            sum_of_parts(recorder, extents, |recorder, splits, to| {
-                backward_weight(recorder, x, dy, to, extents, splits);
-            })
-        });
-        [dx, dweight]
+        extents.decide(recorder, |recorder, _| {
+            let dx = x.is_tracked().then(|| {
+                let Extents { inputs, .. } = extents;
+                let (from_output, from_input) = (9, 9 * inputs as u32);
+                let extents = extents.exchanged();
+                let params = Params { from_output, from_input, turned: 1, ..extents.params() };
+                product(recorder, variant, dy, weight, extents, params)
+            });
+            let dweight = weight.is_tracked().then(|| {
+                sum_of_parts(recorder, extents, |recorder, splits, to| {
+                    backward_weight(recorder, variant, (x, dy), to, extents, splits);
+                })
+            });
+            [dx, dweight]
+        })
     })
 }
 
 /// [`conv3x3`] with the kernels for eight lanes; keeps `x` too.
 fn on_lanes(tape: &mut Tape, x: &Tensor, weight: &Tensor, extents: Extents) -> Tensor {
-    let recorder = tape.recorder();
-    let padded = conv3x3_lanes::pad(recorder, x, extents);
-    let y = conv3x3_lanes::product(recorder, &padded, weight, extents, false);
+    let y = extents.decide(tape.recorder(), |recorder, _| {
+        let padded = conv3x3_lanes::pad(recorder, x, extents);
+        conv3x3_lanes::product(recorder, &padded, weight, extents, false)
+    });
     let saved = (x.clone(), weight.clone());
     tape.record([x, weight], y, move |recorder, dy| {
         let (x, weight) = &saved;
-        let padded_dy = conv3x3_lanes::pad(recorder, dy, extents.exchanged());
-        let dx = x.is_tracked().then(|| {
-            conv3x3_lanes::product(recorder, &padded_dy, weight, extents.exchanged(), true)
-        });
-        let dweight = weight.is_tracked().then(|| {
-            let padded = conv3x3_lanes::pad(recorder, x, extents);
-            sum_of_parts(recorder, extents, |recorder, splits, to| {
-                let sides = (&padded, &padded_dy);
-                conv3x3_lanes::backward_weight(recorder, sides, to, extents, splits);
-            })
-        });
-        [dx, dweight]
+        extents.decide(recorder, |recorder, _| {
+            let padded_dy = conv3x3_lanes::pad(recorder, dy, extents.exchanged());
+            let dx = x.is_tracked().then(|| {
+                conv3x3_lanes::product(recorder, &padded_dy, weight, extents.exchanged(), true)
+            });
+            let dweight = weight.is_tracked().then(|| {
+                let padded = conv3x3_lanes::pad(recorder, x, extents);
+                sum_of_parts(recorder, extents, |recorder, splits, to| {
+                    let sides = (&padded, &padded_dy);
+                    conv3x3_lanes::backward_weight(recorder, sides, to, extents, splits);
+                })
+            });
+            [dx, dweight]
+        })
     })
 }
 
 /// The convolution of `x` with `weight`, read with the strides of `params`.
 fn product(
     recorder: &mut Recorder,
+    variant: Variant,
     x: &Tensor,
     weight: &Tensor,
     extents: Extents,
@@ -179,7 +198,7 @@ fn product(
     let strips = recorder.empty([columns, 9 * inputs, 32]);
     let grid = Grid::rows(columns * inputs.div_ceil(16));
     recorder.run(&PACK_WEIGHT, params, &[weight, &strips], grid);
-    if recorder.profile().cpu {
+    if variant != Variant::Tiles {
         let padded = recorder.empty([batch, height + 2, width + 2, inputs]);
         recorder.run(&PAD, params, &[x, &padded], Grid::rows(extents.lines()));
         let grid = Grid::rows(extents.pixels().div_ceil(16) * columns);
@@ -211,15 +230,15 @@ fn sum_of_parts(
 
 fn backward_weight(
     recorder: &mut Recorder,
-    x: &Tensor,
-    dy: &Tensor,
+    variant: Variant,
+    (x, dy): (&Tensor, &Tensor),
     to: &Tensor,
     extents: Extents,
     splits: usize,
 ) {
     let Extents { batch, height, width, inputs, outputs } = extents;
     let params = Params { splits: splits as u32, ..extents.params() };
-    if recorder.profile().cpu {
+    if variant != Variant::Tiles {
         let columns = inputs.div_ceil(32);
         let x_strips = recorder.empty([columns, batch, height + 2, width + 2, 32]);
         let grid = Grid::rows(columns * extents.lines());

@@ -2,7 +2,7 @@
 //! `matmul_lanes` for those with subgroups of eight.
 
 use super::{elementwise, matmul_lanes, reduce};
-use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
+use crate::gpu::{Family, Grid, Kernel, Params as _, Recorder, Source, Variant, params, source};
 use crate::{Tape, Tensor};
 
 const PACKED: &[Source] = &[source!("matmul_packed"), source!("lib/epilogue"), source!("lib/gelu")];
@@ -131,13 +131,29 @@ pub(crate) fn product(
     extents: Extents,
     epilogue: Epilogue<'_>,
 ) {
+    let Extents { batch, m, k, n } = extents;
+    let sizes = [("batch", batch), ("m", m), ("k", k), ("n", n)];
+    recorder.decide(Family::Product, &sizes, |recorder, variant| {
+        product_as(recorder, variant, a, b, c, extents, epilogue);
+    });
+}
+
+fn product_as(
+    recorder: &mut Recorder,
+    variant: Variant,
+    a: Matrices<'_>,
+    b: Matrices<'_>,
+    c: Matrices<'_>,
+    extents: Extents,
+    epilogue: Epilogue<'_>,
+) {
     let Extents { batch, m, n, .. } = extents;
     assert!(batch > 0 && m > 0 && n > 0, "product: nothing to do for {extents:?}");
     assert_eq!(c.col_stride, 1, "product: columns of the result are contiguous");
     // Parts are added up into a whole tensor.
     let whole = c.tensor.shape().len() == m * n;
     let splits = match epilogue {
-        Epilogue::Plain { .. } if whole => splits(recorder, extents),
+        Epilogue::Plain { .. } if whole => splits(variant, extents),
         _ => 1,
     };
     // Each part of a split product goes to a matrix of its own, to be added up afterwards.
@@ -145,8 +161,9 @@ pub(crate) fn product(
     let to = parts.as_ref().map_or(c, |parts| Matrices::new(parts, m, n));
     // Parts know nothing of what comes after them.
     let now = if parts.is_some() { PLAIN } else { epilogue };
-    if !matmul_lanes::product(recorder, a, b, to, extents, splits, now) {
-        simple_product(recorder, a, b, to, extents, splits, now);
+    let lanes = variant == Variant::Lanes;
+    if !lanes || !matmul_lanes::product(recorder, a, b, to, extents, splits, now) {
+        simple_product(recorder, variant, a, b, to, extents, splits, now);
     }
     if let (Some(parts), Epilogue::Plain { alpha, accumulate }) = (&parts, epilogue) {
         let y = c.tensor;
@@ -155,8 +172,10 @@ pub(crate) fn product(
 }
 
 /// [`product`] for any device; `splits` results lie one after the other in `to`.
+#[allow(clippy::too_many_arguments, reason = "those of `product`, and what it has found out")]
 fn simple_product(
     recorder: &mut Recorder,
+    variant: Variant,
     a: Matrices<'_>,
     b: Matrices<'_>,
     to: Matrices<'_>,
@@ -198,7 +217,7 @@ fn simple_product(
     };
     let (at, ct) = (a.tensor, to.tensor);
     let flops = 2 * batch * m * n * k;
-    if recorder.profile().cpu {
+    if variant != Variant::Tiles {
         let strips = n.div_ceil(STRIP);
         let packed;
         let (packed, params) = if reads_in_place(b, k) {
@@ -294,10 +313,10 @@ fn collides(a: Matrices<'_>, n: usize) -> bool {
 
 /// In how many parts a product goes along `k`: a weight gradient is small but sums over every
 /// token, and would leave most of a GPU without work (and a CPU's cache without use).
-fn splits(recorder: &Recorder, Extents { batch, m, k, n }: Extents) -> usize {
+fn splits(variant: Variant, Extents { batch, m, k, n }: Extents) -> usize {
     const PART: usize = 512;
     const MOST_ELEMENTS: usize = 1 << 21;
-    if batch > 1 || k < 4 * PART || (!recorder.profile().cpu && m * n >= 1 << 20) {
+    if batch > 1 || k < 4 * PART || (variant == Variant::Tiles && m * n >= 1 << 20) {
         return 1;
     }
     (k / PART).min(MOST_ELEMENTS / (m * n)).clamp(1, 256)

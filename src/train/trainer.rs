@@ -14,7 +14,7 @@ use super::progress::{Pace, Progress};
 use super::recipe::{KeepBest, Recipe};
 use crate::checkpoint::{Checkpoint, OPTIMIZER, RealDisk, replace_file};
 use crate::data::{Batch, Dataset, Item, Loader, LoaderOptions, default_workers};
-use crate::gpu::{Description, Plan};
+use crate::gpu::{Description, Plan, Tuning};
 use crate::infer::Segmenter;
 use crate::model::Model;
 use crate::nn::Fit;
@@ -175,13 +175,18 @@ impl Run {
         std::fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
         let log_path = folder.join(log::FILE_NAME);
         let (mut iteration, mut best) = (0, None);
+        let mut gpu = gpu.clone();
         if let Some(path) = &options.resume.checkpoint(folder) {
             let checkpoint = Checkpoint::read(path)?;
             let state = State::read(&checkpoint, path)?;
             state.check(recipe, path)?;
-            model.parameters().load(gpu, &checkpoint, path)?;
+            // On another device the bits are others whatever runs.
+            if state.device == gpu.identity() {
+                gpu = gpu.with_tuning(state.tuning);
+            }
+            model.parameters().load(&gpu, &checkpoint, path)?;
             let updates = state.iteration as u64;
-            adamw.load(gpu, model.parameters(), &checkpoint, path, updates)?;
+            adamw.load(&gpu, model.parameters(), &checkpoint, path, updates)?;
             (iteration, best) = (state.iteration, state.best);
         }
         // A run that was killed before its first checkpoint has a log already, and begins again.
@@ -196,11 +201,11 @@ impl Run {
         write_text(&folder.join(RECIPE), &recipe.to_toml())?;
         let progress = Progress::stderr(recipe.schedule.iterations, iteration);
         let mut run = Self {
-            gpu: gpu.clone(),
+            segmenter: Segmenter::new(&gpu, model.clone()),
+            gpu,
             dataset,
             train_items,
             eval_items,
-            segmenter: Segmenter::new(gpu, model.clone()),
             model,
             adamw,
             random: Tensor::pinned("random state", [4]),
@@ -416,7 +421,12 @@ impl Run {
         let mut checkpoint = Checkpoint::default();
         self.model.parameters().save(&self.gpu, &mut checkpoint)?;
         self.adamw.save(&self.gpu, self.model.parameters(), &mut checkpoint)?;
-        let state = State { iteration: self.iteration, best: self.best };
+        let state = State {
+            iteration: self.iteration,
+            best: self.best,
+            device: self.gpu.identity(),
+            tuning: self.gpu.profile().tuning.as_ref().clone(),
+        };
         state.write(&mut checkpoint, &self.options.recipe, &self.dataset);
         // The log first: what a checkpoint stands for is on record when it appears.
         self.log.write(&Event::Checkpoint { iteration: self.iteration, file })?;
@@ -559,6 +569,10 @@ fn learning_curve(events: &[serde_json::Value], name: &str) -> crate::picture::P
 struct State {
     iteration: usize,
     best: Option<f64>,
+    /// [`Gpu::identity`] of the device that it ran on.
+    device: String,
+    /// Variants of kernels that it runs.
+    tuning: Tuning,
 }
 
 impl State {
@@ -572,6 +586,8 @@ impl State {
             ("best", self.best.map_or(String::new(), |best| best.to_bits().to_string())),
             ("classes", json(dataset.classes.clone().into())),
             ("palette", json(serde_json::json!(dataset.palette))),
+            ("device", self.device.clone()),
+            ("tuning", json(serde_json::json!(self.tuning))),
         ];
         checkpoint.metadata.extend(entries.map(|(key, value)| (key.to_owned(), value)));
     }
@@ -587,7 +603,14 @@ impl State {
             "" => None,
             bits => Some(f64::from_bits(bits.parse().map_err(|_| broken("best"))?)),
         };
-        Ok(Self { iteration: get("iteration")?.parse().map_err(|_| broken("iteration"))?, best })
+        // Checkpoints of before there was a choice have none.
+        let device = checkpoint.metadata.get("device").cloned().unwrap_or_default();
+        let tuning = match checkpoint.metadata.get("tuning") {
+            Some(text) => serde_json::from_str(text).map_err(|_| broken("tuning"))?,
+            None => Tuning::default(),
+        };
+        let iteration = get("iteration")?.parse().map_err(|_| broken("iteration"))?;
+        Ok(Self { iteration, best, device, tuning })
     }
 
     fn check(&self, recipe: &Recipe, path: &Path) -> Result<()> {
