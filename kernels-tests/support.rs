@@ -73,8 +73,8 @@ pub(crate) const F32: Tolerance = Tolerance { forward: 4e-6, backward: 2e-4 };
 const PROBES: usize = 48;
 
 /// Runs `op` on the GPU with random inputs of the given shapes and compares its output with
-/// `reference`, then the gradients with finite differences of `reference`. On [`GPU`],
-/// all other [`devices`].
+/// `reference`, then the gradients with finite differences of `reference`. On all
+/// [`devices`].
 #[track_caller]
 pub(crate) fn check_op(
     shapes: &[&[usize]],

@@ -1,0 +1,204 @@
+//! Pipelines of a plan, from the loaded Vulkan driver.
+
+use std::ffi::{CStr, CString};
+
+use ash::{khr, vk};
+use naga::back::spv;
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+use semask_gpu::gpu::{Access, Profile, Program};
+use semask_gpu::model::{Model, ModelConfig};
+use semask_gpu::train::recipe::Recipe;
+use semask_gpu::train::step::Step;
+
+use crate::{Report, Reports, assembly};
+
+/// All pipelines of SeMask-T at 512², batch 2, on a GPU like the driver's.
+fn programs(driver: &str) -> Vec<Program> {
+    // Only Apple's have subgroups of one size.
+    let subgroup_size = (driver == "honeykrisp").then_some(32);
+    let profile = Profile { subgroup_size, ..Profile::default() };
+    let mut recipe = Recipe::preset("semask-t").expect("it comes with the program");
+    recipe.set_num_classes(ModelConfig::default().num_classes).expect("150 is fine");
+    let model = Model::new(&recipe.model).expect("the preset is consistent");
+    let training = Step::training(&recipe, &model, &profile, 2, [512, 512]).expect("it is wired");
+    let inference = Step::inference(&model, &profile, [512, 512]);
+    let mut programs = training.recorder.programs();
+    for program in inference.recorder.programs() {
+        if !programs.contains(&program) {
+            programs.push(program);
+        }
+    }
+    programs
+}
+
+fn name(program: &Program) -> String {
+    let mut name = program.kernel.label();
+    for (constant, value) in &program.constants {
+        name += &format!(" {constant}={value}");
+    }
+    if program.subgroup { name + " subgroup" } else { name }
+}
+
+/// As wgpu makes it for kernels that are not checked; and the invocations of a workgroup.
+fn spirv(program: &Program) -> (Vec<u32>, u32) {
+    let kernel = program.kernel;
+    let wgsl = kernel.wgsl(program.subgroup);
+    let module = naga::front::wgsl::parse_str(&wgsl).expect("the shader tests parse it");
+    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::all());
+    let info = validator.validate(&module).expect("the shader tests validate it");
+    let constants: naga::back::PipelineConstants =
+        program.constants.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+    let entry = Some((naga::ShaderStage::Compute, kernel.entry));
+    let (module, info) =
+        naga::back::pipeline_constants::process_overrides(&module, &info, entry, &constants)
+            .expect("the host sets what there is");
+    let unchecked = naga::proc::BoundsCheckPolicy::Unchecked;
+    let options = spv::Options {
+        lang_version: (1, 3),
+        flags: spv::WriterFlags::empty(),
+        bounds_check_policies: naga::proc::BoundsCheckPolicies {
+            index: unchecked,
+            buffer: unchecked,
+            image_load: unchecked,
+            binding_array: unchecked,
+        },
+        zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
+        force_loop_bounding: false,
+        ..Default::default()
+    };
+    let pipeline = spv::PipelineOptions {
+        shader_stage: naga::ShaderStage::Compute,
+        entry_point: kernel.entry.into(),
+    };
+    let words = spv::write_vec(&module, &info, &options, Some(&pipeline));
+    let entry =
+        module.entry_points.iter().find(|e| e.name == kernel.entry).expect("it was written");
+    (words.expect("the shader tests write it"), entry.workgroup_size.iter().product())
+}
+
+/// What the loaded driver says of all pipelines.
+pub(crate) fn all(driver: &str) -> Reports {
+    let programs = programs(driver);
+    // SAFETY: Vulkan called as its specification wants: objects are made and used in order, by one thread,
+    // and live until the process ends.
+    #[allow(unsafe_code, reason = "wgpu does not tell what became of a pipeline")]
+    unsafe {
+        let entry = ash::Entry::load().expect("tools/vulkan brings a loader");
+        let application = vk::ApplicationInfo::default().api_version(vk::API_VERSION_1_2);
+        let create = vk::InstanceCreateInfo::default().application_info(&application);
+        let instance = entry.create_instance(&create, None).expect("an instance");
+        let physical = instance.enumerate_physical_devices().expect("devices")[0];
+        let priorities = [1.0];
+        let queues = [vk::DeviceQueueCreateInfo::default().queue_priorities(&priorities)];
+        let extensions = [khr::pipeline_executable_properties::NAME.as_ptr()];
+        let mut executable = vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default()
+            .pipeline_executable_info(true);
+        let create = vk::DeviceCreateInfo::default()
+            .queue_create_infos(&queues)
+            .enabled_extension_names(&extensions)
+            .push_next(&mut executable);
+        let device = instance.create_device(physical, &create, None).expect("a device");
+        let executables = khr::pipeline_executable_properties::Device::new(&instance, &device);
+
+        let compile = |program: &Program| {
+            let (spirv, invocations) = spirv(program);
+            let create = vk::ShaderModuleCreateInfo::default().code(&spirv);
+            let module = device.create_shader_module(&create, None).expect("a module");
+            let bindings: Vec<_> = (program.kernel.binding_numbers().iter())
+                .map(|(number, access)| {
+                    let kind = match access {
+                        Access::Uniform => vk::DescriptorType::UNIFORM_BUFFER,
+                        Access::Read | Access::Write => vk::DescriptorType::STORAGE_BUFFER,
+                    };
+                    vk::DescriptorSetLayoutBinding::default()
+                        .binding(*number)
+                        .descriptor_type(kind)
+                        .descriptor_count(1)
+                        .stage_flags(vk::ShaderStageFlags::COMPUTE)
+                })
+                .collect();
+            let create = vk::DescriptorSetLayoutCreateInfo::default().bindings(&bindings);
+            let sets = [device.create_descriptor_set_layout(&create, None).expect("a set")];
+            let create = vk::PipelineLayoutCreateInfo::default().set_layouts(&sets);
+            let layout = device.create_pipeline_layout(&create, None).expect("a layout");
+            let entry = CString::new(program.kernel.entry).expect("names have no zero");
+            let stage = vk::PipelineShaderStageCreateInfo::default()
+                .stage(vk::ShaderStageFlags::COMPUTE)
+                .module(module)
+                .name(&entry);
+            let create =
+                vk::ComputePipelineCreateInfo::default().stage(stage).layout(layout).flags(
+                    vk::PipelineCreateFlags::CAPTURE_STATISTICS_KHR
+                        | vk::PipelineCreateFlags::CAPTURE_INTERNAL_REPRESENTATIONS_KHR,
+                );
+            let pipelines =
+                device.create_compute_pipelines(vk::PipelineCache::null(), &[create], None);
+            let pipeline = pipelines.expect("a pipeline")[0];
+
+            let info = vk::PipelineExecutableInfoKHR::default().pipeline(pipeline);
+            let mut report = Report::default();
+            let statistics = executables.get_pipeline_executable_statistics(&info);
+            for statistic in statistics.expect("statistics") {
+                let value = statistic.value;
+                let value = match statistic.format {
+                    vk::PipelineExecutableStatisticFormatKHR::BOOL32 => f64::from(value.b32),
+                    vk::PipelineExecutableStatisticFormatKHR::INT64 => value.i64 as f64,
+                    vk::PipelineExecutableStatisticFormatKHR::UINT64 => value.u64 as f64,
+                    _ => value.f64,
+                };
+                let name = CStr::from_ptr(statistic.name.as_ptr()).to_string_lossy().into_owned();
+                // Names of what was compiled, not numbers.
+                if !name.to_lowercase().contains("hash") {
+                    report.statistics.insert(name, value);
+                }
+            }
+            let info_of = vk::PipelineInfoKHR::default().pipeline(pipeline);
+            let properties = executables.get_pipeline_executable_properties(&info_of);
+            let subgroup = properties.expect("properties")[0].subgroup_size;
+            report.allowed = allowed(&report, invocations, subgroup);
+            let texts = representations(&executables, &info);
+            report.inner_loop = texts.iter().find_map(|text| assembly::inner_loop(text));
+            if let Ok(folder) = std::env::var("SEMASK_GPU_ISA_TEXT") {
+                let path = format!("{folder}/{driver}.{}.txt", name(program));
+                std::fs::write(path, texts.join("\n")).expect("the folder can be written");
+            }
+            (name(program), report)
+        };
+        programs.iter().map(compile).collect()
+    }
+}
+
+/// Subgroups that a SIMD of AMD's takes, as far as shared memory goes: `radv_get_max_waves` of Mesa.
+fn allowed(report: &Report, invocations: u32, subgroup: u32) -> Option<f64> {
+    const SHARED: f64 = 131_072.0;
+    let used = *report.statistics.get("LDS size")?;
+    let groups = if used > 0.0 { (SHARED / used).floor() } else { f64::INFINITY };
+    let subgroups = groups * f64::from(invocations.div_ceil(subgroup)) / 2.0;
+    Some(subgroups.ceil().min(f64::from(subgroup / 2)))
+}
+
+/// The texts that a pipeline went through, the last first.
+#[allow(unsafe_code, reason = "as in `all`")]
+fn representations(
+    executables: &khr::pipeline_executable_properties::Device,
+    info: &vk::PipelineExecutableInfoKHR<'_>,
+) -> Vec<String> {
+    // SAFETY: as in `all`; the buffers are as large as the driver has said that its texts are.
+    unsafe {
+        let sized = executables.get_pipeline_executable_internal_representations(info);
+        let mut sized = sized.expect("representations");
+        let mut texts: Vec<Vec<u8>> = sized.iter().map(|r| vec![0; r.data_size]).collect();
+        for (representation, text) in sized.iter_mut().zip(&mut texts) {
+            representation.p_data = text.as_mut_ptr().cast();
+        }
+        let mut count = sized.len() as u32;
+        let filled = (executables.fp().get_pipeline_executable_internal_representations_khr)(
+            executables.device(),
+            info,
+            &mut count,
+            sized.as_mut_ptr(),
+        );
+        assert_eq!(filled, vk::Result::SUCCESS);
+        texts.iter().rev().map(|text| String::from_utf8_lossy(text).into_owned()).collect()
+    }
+}

@@ -1,0 +1,190 @@
+//! What real GPU compilers make of the kernels, without the GPUs: `tools/isa-report`.
+//!
+//! Mesa's drivers for AMD, Apple and Qualcomm compile for a GPU that is not there
+//! (`tools/vulkan --driver radv|honeykrisp|turnip`) and say what became of a pipeline. This program starts
+//! itself with each of them, on all pipelines of a training step and of an inference of SeMask-T, and
+//! compares what they say with `benches/isa-baseline.json`: more registers or spills than there fail, and so
+//! does less than half of the occupancy that shared memory allows. Drivers that are missing are skipped, by name.
+//!
+//! `--print` prints the table, `--bless` writes the baseline.
+
+mod assembly;
+mod compile;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use serde::{Deserialize, Serialize};
+
+/// A driver, and what it calls things.
+struct Driver {
+    name: &'static str,
+    registers: &'static str,
+    /// What does not fit into them, in any unit: there should be none.
+    spills: &'static [&'static str],
+    /// Subgroups or invocations that are in flight together, at most.
+    occupancy: &'static str,
+    /// The compiler's estimate of what a subgroup costs, or the nearest that there is.
+    cost: &'static str,
+}
+
+const DRIVERS: [Driver; 3] = [
+    Driver {
+        name: "radv",
+        registers: "VGPRs",
+        spills: &["Spilled SGPRs", "Spilled VGPRs", "Scratch size"],
+        occupancy: "Subgroups per SIMD",
+        cost: "Inverse Throughput",
+    },
+    Driver {
+        name: "honeykrisp",
+        registers: "GPRs",
+        spills: &["Spills", "Fills", "Scratch"],
+        occupancy: "Threads",
+        cost: "ALU",
+    },
+    Driver {
+        name: "turnip",
+        registers: "Registers used",
+        spills: &["STP Count", "LDP Count"],
+        occupancy: "Max Waves Per Core",
+        cost: "Instruction Count",
+    },
+];
+
+/// Set for the process that a driver is loaded into.
+const VARIABLE: &str = "SEMASK_GPU_ISA";
+const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/isa-baseline.json");
+const RUNNER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/vulkan");
+
+/// What a compiler says of one kernel.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Report {
+    /// The driver's numbers, by its own names.
+    statistics: BTreeMap<String, f64>,
+    /// The occupancy that shared memory allows, where that is known.
+    allowed: Option<f64>,
+    /// Instructions of the main loop, and how many of them are multiply-adds.
+    inner_loop: Option<[usize; 2]>,
+}
+
+/// Reports by kernel.
+type Reports = BTreeMap<String, Report>;
+
+impl Report {
+    fn number(&self, name: &str) -> f64 {
+        let found = self.statistics.get(name);
+        *found.unwrap_or_else(|| panic!("the driver has no {name:?} in {:?}", self.statistics))
+    }
+
+    fn spills(&self, driver: &Driver) -> f64 {
+        driver.spills.iter().map(|name| self.number(name)).sum()
+    }
+
+    /// Whether registers keep it from half of the occupancy that shared memory allows.
+    fn starves(&self, driver: &Driver) -> bool {
+        self.allowed.is_some_and(|allowed| 2.0 * self.number(driver.occupancy) < allowed)
+    }
+
+    /// What is worse than in the baseline, or than it must be where that has nothing.
+    fn regressions(&self, driver: &Driver, before: Option<&Self>) -> Vec<String> {
+        let mut worse = Vec::new();
+        let (now, then) = (self.spills(driver), before.map_or(0.0, |b| b.spills(driver)));
+        if now > then {
+            worse.push(format!("spills {then} -> {now}"));
+        }
+        if self.starves(driver) && !before.is_some_and(|b| b.starves(driver)) {
+            let (occupancy, allowed) = (self.number(driver.occupancy), self.allowed);
+            worse.push(format!("occupancy {occupancy} of {}", allowed.unwrap_or_default()));
+        }
+        let Some(before) = before else { return worse };
+        let (now, then) = (self.number(driver.registers), before.number(driver.registers));
+        if now > then {
+            worse.push(format!("registers {then} -> {now}"));
+        }
+        worse
+    }
+}
+
+/// Starts this program with a driver. None: the driver is not to be had.
+fn compile_with(driver: &str) -> Option<Reports> {
+    let program = std::env::args_os().next().expect("a program has a name");
+    let check = Command::new(RUNNER).args(["--driver", driver, "--check"]).output();
+    check.ok().filter(|check| check.status.success())?;
+    let mut command = Command::new(RUNNER);
+    command.args(["--driver", driver]).arg(program).env(VARIABLE, driver);
+    let output = command.output().expect("it was there a moment ago");
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{driver}: {complaint}");
+    Some(serde_json::from_slice(&output.stdout).expect("it prints reports"))
+}
+
+fn print(driver: &Driver, reports: &Reports, all: bool) {
+    println!("\n{}", driver.name);
+    let wide = reports.keys().map(String::len).max().unwrap_or(0);
+    let Driver { registers, occupancy, cost, .. } = driver;
+    println!("{:wide$} {registers:>14} spills {occupancy:>18} {cost:>18}  main loop", "kernel");
+    for (kernel, report) in reports {
+        let share = report.inner_loop.map_or(String::new(), |[all, fmas]| {
+            format!("{:.0} % of {all} are FMAs", 100.0 * fmas as f64 / all.max(1) as f64)
+        });
+        let allowed = report.allowed.map_or(String::new(), |allowed| format!(" of {allowed}"));
+        println!(
+            "{kernel:wide$} {:>14} {:>6} {:>18} {:>18}  {share}",
+            report.number(registers),
+            report.spills(driver),
+            format!("{}{allowed}", report.number(occupancy)),
+            report.number(cost),
+        );
+        for (name, value) in report.statistics.iter().filter(|_| all) {
+            println!("{:wide$}   {name} {value}", "");
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    if let Ok(driver) = std::env::var(VARIABLE) {
+        let reports = compile::all(&driver);
+        println!("{}", serde_json::to_string(&reports).expect("plain values"));
+        return ExitCode::SUCCESS;
+    }
+    let has = |flag: &str| std::env::args().any(|a| a == flag);
+    let mut baseline: BTreeMap<String, Reports> = match std::fs::read_to_string(BASELINE) {
+        Ok(text) => serde_json::from_str(&text).expect("the baseline is what --bless writes"),
+        Err(_) => BTreeMap::new(),
+    };
+    let (mut passed, mut failed) = (0, 0);
+    for driver in &DRIVERS {
+        let name = driver.name;
+        let Some(reports) = compile_with(name) else {
+            println!("skipped: {name}, which tools/vulkan cannot get");
+            continue;
+        };
+        if has("--print") || has("--all") {
+            print(driver, &reports, has("--all"));
+        }
+        if has("--bless") {
+            baseline.insert(name.into(), reports);
+            continue;
+        }
+        let none = Reports::new();
+        let before = baseline.get(name).unwrap_or(&none);
+        for (kernel, report) in &reports {
+            let worse = report.regressions(driver, before.get(kernel));
+            if worse.is_empty() {
+                passed += 1;
+            } else {
+                failed += 1;
+                println!("{name}: {kernel}: {}", worse.join(", "));
+            }
+        }
+    }
+    if has("--bless") {
+        let text = serde_json::to_string_pretty(&baseline).expect("plain values");
+        std::fs::write(Path::new(BASELINE), text + "\n").expect("benches/ can be written");
+    }
+    let result = if failed == 0 { "ok" } else { "FAILED" };
+    println!("\ntest result: {result}. {passed} passed; {failed} failed; 0 ignored");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
