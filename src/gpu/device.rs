@@ -473,6 +473,7 @@ impl Gpu {
     /// Starts with pipelines that an earlier process had compiled, from
     /// [`compiled`](Self::compiled) of a device of the same [`identity`](Self::identity). Does
     /// nothing where the driver cannot keep any, or once pipelines were compiled.
+    #[cfg(feature = "cli")]
     pub(crate) fn restore(&self, compiled: Option<&[u8]>) {
         if !self.device().features().contains(wgpu::Features::PIPELINE_CACHE) {
             return;
@@ -490,6 +491,7 @@ impl Gpu {
     }
 
     /// What [`restore`](Self::restore) wants; none if that was never called or would be in vain.
+    #[cfg(feature = "cli")]
     pub(crate) fn compiled(&self) -> Option<Vec<u8>> {
         self.inner.cache.get()?.get_data()
     }
