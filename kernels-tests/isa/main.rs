@@ -4,7 +4,8 @@
 //! (`tools/vulkan --driver radv|honeykrisp|turnip`) and say what became of a pipeline. This program starts
 //! itself with each of them, on all pipelines of a training step and of an inference of SeMask-T, and
 //! compares what they say with `benches/isa-baseline.json`: more registers or spills than there fail, and so
-//! does less than half of the occupancy that shared memory allows. Drivers that are missing are skipped, by name.
+//! does less than half of the occupancy that shared memory allows. Drivers that are missing, or of another
+//! version than the baseline's, are skipped, by name.
 //!
 //! `--print` prints the table, `--bless` writes the baseline.
 
@@ -72,6 +73,14 @@ struct Report {
 /// Reports by kernel.
 type Reports = BTreeMap<String, Report>;
 
+/// What a driver said when the baseline was made.
+#[derive(Serialize, Deserialize)]
+struct Baseline {
+    /// The driver and its version: another one may need other registers for the same kernel.
+    compiler: String,
+    kernels: Reports,
+}
+
 impl Report {
     fn number(&self, name: &str) -> f64 {
         let found = self.statistics.get(name);
@@ -107,17 +116,19 @@ impl Report {
     }
 }
 
-/// Starts this program with a driver. None: the driver is not to be had.
-fn compile_with(driver: &str) -> Option<Reports> {
+/// Starts this program with a driver, and answers its version too. None: the driver is not to be had.
+fn compile_with(driver: &str) -> Option<(String, Reports)> {
     let program = std::env::args_os().next().expect("a program has a name");
     let check = Command::new(RUNNER).args(["--driver", driver, "--check"]).output();
-    check.ok().filter(|check| check.status.success())?;
+    let check = check.ok().filter(|check| check.status.success())?;
+    let compiler = String::from_utf8_lossy(&check.stdout).trim().to_owned();
     let mut command = Command::new(RUNNER);
     command.args(["--driver", driver]).arg(program).env(VARIABLE, driver);
     let output = command.output().expect("it was there a moment ago");
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{driver}: {complaint}");
-    Some(serde_json::from_slice(&output.stdout).expect("it prints reports"))
+    let reports = serde_json::from_slice(&output.stdout).expect("it prints reports");
+    Some((compiler, reports))
 }
 
 fn print(driver: &Driver, reports: &Reports, all: bool) {
@@ -150,14 +161,14 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let has = |flag: &str| std::env::args().any(|a| a == flag);
-    let mut baseline: BTreeMap<String, Reports> = match std::fs::read_to_string(BASELINE) {
+    let mut baseline: BTreeMap<String, Baseline> = match std::fs::read_to_string(BASELINE) {
         Ok(text) => serde_json::from_str(&text).expect("the baseline is what --bless writes"),
         Err(_) => BTreeMap::new(),
     };
     let (mut passed, mut failed) = (0, 0);
     for driver in &DRIVERS {
         let name = driver.name;
-        let Some(reports) = compile_with(name) else {
+        let Some((compiler, reports)) = compile_with(name) else {
             println!("skipped: {name}, which tools/vulkan cannot get");
             continue;
         };
@@ -165,13 +176,15 @@ fn main() -> ExitCode {
             print(driver, &reports, has("--all"));
         }
         if has("--bless") {
-            baseline.insert(name.into(), reports);
+            baseline.insert(name.into(), Baseline { compiler, kernels: reports });
             continue;
         }
-        let none = Reports::new();
-        let before = baseline.get(name).unwrap_or(&none);
+        let Some(before) = baseline.get(name).filter(|before| before.compiler == compiler) else {
+            println!("skipped: {compiler}, which is not the one of benches/isa-baseline.json");
+            continue;
+        };
         for (kernel, report) in &reports {
-            let worse = report.regressions(driver, before.get(kernel));
+            let worse = report.regressions(driver, before.kernels.get(kernel));
             if worse.is_empty() {
                 passed += 1;
             } else {
