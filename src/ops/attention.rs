@@ -61,7 +61,8 @@ const fn kernels(entry: &'static str, bindings: &'static [&'static str]) -> [Ker
 }
 
 const fn mask_kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
-    const SOURCES: &[Source] = &[source!("attention_mask"), source!("lib/bilinear")];
+    const SOURCES: &[Source] =
+        &[source!("attention_mask"), source!("lib/bilinear"), source!("lib/bilinear_centres")];
     const FIELDS: &[Field] = MaskParams::FIELDS;
     Kernel::new("attention_mask", entry, SOURCES, FIELDS, bindings)
 }

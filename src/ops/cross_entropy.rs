@@ -4,9 +4,11 @@ use super::{elementwise, reduce, resize};
 use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
 use crate::{Tape, Tensor};
 
-const SOURCES: &[Source] = &[source!("cross_entropy"), source!("lib/bilinear")];
+const SOURCES: &[Source] =
+    &[source!("cross_entropy"), source!("lib/bilinear"), source!("lib/bilinear_centres")];
 /// With `align_corners`.
-const CORNERS: &[Source] = &[source!("cross_entropy"), source!("lib/bilinear_corners")];
+const CORNERS: &[Source] =
+    &[source!("cross_entropy"), source!("lib/bilinear"), source!("lib/bilinear_corners")];
 
 static FORWARD: Kernel = kernel("forward", FORWARD_BINDINGS);
 static FORWARD_CORNERS: Kernel = corners("forward", FORWARD_BINDINGS);

@@ -8,6 +8,7 @@ use crate::{Tape, Tensor};
 const SOURCES: &[Source] = &[
     source!("mask_loss"),
     source!("lib/bilinear"),
+    source!("lib/bilinear_centres"),
     source!("lib/point"),
     source!("lib/logistic"),
     source!("lib/reduce"),

@@ -7,7 +7,8 @@ use super::resize;
 use crate::Tensor;
 use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
 
-const SOURCES: &[Source] = &[source!("mask_scores"), source!("lib/bilinear")];
+const SOURCES: &[Source] =
+    &[source!("mask_scores"), source!("lib/bilinear"), source!("lib/bilinear_centres")];
 
 static MEMBERSHIP: Kernel =
     Kernel::new("mask_scores", "membership", SOURCES, Params::FIELDS, &["masks", "s"]);

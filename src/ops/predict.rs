@@ -12,7 +12,8 @@ use super::resize;
 use crate::gpu::{Dispatch, Grid, Kernel, Params as _, Recorder, Source, params, source};
 use crate::{Tape, Tensor};
 
-const SOURCES: &[Source] = &[source!("predict"), source!("lib/bilinear")];
+const SOURCES: &[Source] =
+    &[source!("predict"), source!("lib/bilinear"), source!("lib/bilinear_centres")];
 
 static NORMALISE: Kernel = kernel("normalise", &["logits", "lse_out"]);
 static ACCUMULATE: Kernel = kernel("accumulate", &["logits", "lse", "sum"]);

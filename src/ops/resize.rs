@@ -6,8 +6,8 @@ use crate::{Tape, Tensor};
 
 /// Without and with `align_corners`.
 const SOURCES: [&[Source]; 2] = [
-    &[source!("resize"), source!("lib/bilinear")],
-    &[source!("resize"), source!("lib/bilinear_corners")],
+    &[source!("resize"), source!("lib/bilinear"), source!("lib/bilinear_centres")],
+    &[source!("resize"), source!("lib/bilinear"), source!("lib/bilinear_corners")],
 ];
 
 static FORWARD: [Kernel; 2] = kernels("forward", &["x", "y"]);
