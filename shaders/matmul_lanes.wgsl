@@ -4,9 +4,10 @@
 //   and with an epilogue:  + bias[n],  gelu(+ bias[n]),  residual[m, n] + keep[sample] (+ bias[n])
 //
 // Host: src/ops/matmul_lanes.rs        Test: kernels-tests/matmul.rs
-// M = rows, N = cols, even, K = inner, a multiple of 8. One workgroup per 16 × 32 or 16 × 64 of c. b
+// M = rows, N = cols, K = inner, a multiple of 8. One workgroup per 16 × 32 or 16 × 64 of c. b
 // lies in strips [N / 32][K][32], or its rows where they are. a's rows lie where they are, in pairs along k
-// (ALONG_K), else it is read in pairs of rows: from strips [M / 16][K][16] or where they lie.
+// (ALONG_K), else it is read in pairs of rows: from strips [M / 16][K][16] or where they lie. Results that
+// are not whole pairs, such as those of an odd N, are stored in words.
 
 override ALONG_K: bool = true;
 // Sixteens of columns of a workgroup: a strip, or two, which share what is read of a.
@@ -27,7 +28,7 @@ struct Params {
     b_batch: u32,
     b_strip: u32,   // from 32 columns to the next
     b_step: u32,    // from one k to the next
-    c_offset: u32,
+    c_offset: u32,  // in words: of floats
     c_batch: u32,
     c_row: u32,
     accumulate: u32,
@@ -44,6 +45,8 @@ struct Params {
 @group(0) @binding(5) var<storage, read> keep: array<f32>;                 // [samples]
 @group(0) @binding(6) var<storage, read_write> c: array<u64>;              // strides of Params
 @group(0) @binding(7) var<storage, read_write> preactivation: array<u64>;  // [M, N]
+@group(0) @binding(8) var<storage, read> bias_words: array<f32>;           // [N]
+@group(0) @binding(9) var<storage, read_write> c_words: array<f32>;        // strides of Params
 
 // ---- product: a, b -> c --------------------------------------------------------------------------
 
@@ -72,6 +75,32 @@ fn product(
     }
 }
 
+// ---- product_words: a, b -> c_words --------------------------------------------------------------
+
+@compute @workgroup_size(8)
+fn product_words(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
+    let place = locate(group, groups);
+    let tiles = accumulate_tiles(place, lane);
+    for (var r = 0u; r < 16u; r++) {
+        if place.row + r < params.rows {
+            for (var j = 0u; j < HALVES; j++) {
+                let first = 2u * (place.first_pair + 8u * j + lane);
+                let at = params.c_offset + group.z * params.c_batch + (place.row + r) * params.c_row + first;
+                let v = params.alpha * half_of(tiles[j / 2u], r, j % 2u);
+                for (var i = 0u; i < 2u; i++) {
+                    if first + i < params.cols {
+                        c_words[at + i] = v[i] + select(0.0, c_words[at + i], params.accumulate != 0u);
+                    }
+                }
+            }
+        }
+    }
+}
+
 // ---- product_bias: a, b, bias -> c ---------------------------------------------------------------
 
 @compute @workgroup_size(8)
@@ -90,6 +119,32 @@ fn product_bias(
                 if place.row + r < params.rows {
                     let at = params.c_offset + group.z * params.c_batch + (place.row + r) * params.c_row + pair;
                     c[at] = pair_of(half_of(tiles[j / 2u], r, j % 2u) + shift);
+                }
+            }
+        }
+    }
+}
+
+// ---- product_bias_words: a, b, bias_words -> c_words ---------------------------------------------
+
+@compute @workgroup_size(8)
+fn product_bias_words(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
+    let place = locate(group, groups);
+    let tiles = accumulate_tiles(place, lane);
+    for (var j = 0u; j < HALVES; j++) {
+        for (var i = 0u; i < 2u; i++) {
+            let col = 2u * (place.first_pair + 8u * j + lane) + i;
+            if col < params.cols {
+                let shift = bias_words[col];
+                for (var r = 0u; r < 16u; r++) {
+                    if place.row + r < params.rows {
+                        let at = params.c_offset + group.z * params.c_batch + (place.row + r) * params.c_row + col;
+                        c_words[at] = half_of(tiles[j / 2u], r, j % 2u)[i] + shift;
+                    }
                 }
             }
         }
@@ -165,7 +220,7 @@ fn locate(group: vec3<u32>, groups: vec3<u32>) -> Place {
     let id = params.first_group + group.x + group.y * groups.x;
     let row_tiles = (params.rows + 15u) / 16u;
     let pairs = 8u * HALVES;
-    let strips = (params.cols / 2u + pairs - 1u) / pairs;
+    let strips = (params.cols + 2u * pairs - 1u) / (2u * pairs);
     let first_tile = id / (params.block * strips) * params.block;
     let height = min(params.block, row_tiles - min(first_tile, row_tiles - 1u));
     let within = id % (params.block * strips);
@@ -181,7 +236,7 @@ fn locate(group: vec3<u32>, groups: vec3<u32>) -> Place {
     place.first_pair = strip * pairs;
     place.a = params.a_offset + batch * params.a_batch + min(row_tile, row_tiles - 1u) * params.a_tile;
     place.b = params.b_offset + batch * params.b_batch + there * (pairs / 16u) * params.b_strip;
-    place.last_pair = params.cols / 2u - 1u - there * pairs;
+    place.last_pair = (params.cols - 1u) / 2u - there * pairs;
     place.start = min(split * per_split, params.inner);
     place.end = min(place.start + per_split, params.inner);
     return place;

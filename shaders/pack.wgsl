@@ -58,13 +58,20 @@ fn pack_words(
     let x = from_matrix + min(2u * place.pair, last) * params.col;
     let y = from_matrix + min(2u * place.pair + 1u, last) * params.col;
     let there = 2u * vec2(place.pair) + vec2(0u, 1u) < vec2(params.cols);
+    let pitch = params.width / 2u;
     let end = min(place.from_k + DEPTH, params.rounded);
-    for (var k = place.from_k; k < end; k++) {
-        var v = vec2(0.0);
-        if k < params.inner {
-            v = select(vec2(0.0), vec2(words[x + k * params.step], words[y + k * params.step]), there);
+    var to = place.to;
+    // Eight steps at a time: each pass of a loop costs as much as several loads.
+    for (var k = place.from_k; k < end; k += 8u) {
+        for (var i = 0u; i < 8u; i++) {
+            var v = vec2(0.0);
+            if k + i < params.inner {
+                let at = (k + i) * params.step;
+                v = select(vec2(0.0), vec2(words[x + at], words[y + at]), there);
+            }
+            strips[to + i * pitch] = pair_of(v);
         }
-        strips[place.to + (k - place.from_k) * (params.width / 2u)] = pair_of(v);
+        to += 8u * pitch;
     }
 }
 
@@ -84,7 +91,6 @@ fn pack_pairs(
     let pitch = params.width / 2u;
     let end = min(place.from_k + DEPTH, params.rounded);
     var to = place.to;
-    // Eight steps at a time: each pass of a loop costs as much as several loads.
     for (var k = place.from_k; k < end; k += 8u) {
         if ALONG_K {
             let x = from_matrix + min(2u * place.pair, last) * params.col + k / 2u * params.step;

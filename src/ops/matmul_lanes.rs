@@ -9,11 +9,14 @@ const PACK: &[Source] = &[source!("pack"), source!("lib/lanes")];
 
 static PLAIN: Kernel = kernel("product", &["a", "b", "c"]);
 static BIAS: Kernel = kernel("product_bias", &["a", "b", "bias", "c"]);
+static PLAIN_WORDS: Kernel = kernel("product_words", &["a", "b", "c_words"]);
+static BIAS_WORDS: Kernel = kernel("product_bias_words", &["a", "b", "bias_words", "c_words"]);
 static GELU: Kernel = kernel("product_gelu", &["a", "b", "bias", "c", "preactivation"]);
 static RESIDUAL: Kernel = kernel("product_residual", &["a", "b", "bias", "residual", "keep", "c"]);
 static PACK_WORDS: Kernel = pack("pack_words", &["words", "strips"]);
 static PACK_PAIRS: Kernel = pack("pack_pairs", &["pairs", "strips"]);
-pub(super) const KERNELS: &[&Kernel] = &[&PLAIN, &BIAS, &GELU, &RESIDUAL, &PACK_WORDS, &PACK_PAIRS];
+pub(super) const KERNELS: &[&Kernel] =
+    &[&PLAIN, &PLAIN_WORDS, &BIAS, &BIAS_WORDS, &GELU, &RESIDUAL, &PACK_WORDS, &PACK_PAIRS];
 
 const fn kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
     Kernel::new("matmul_lanes", entry, SOURCES, Params::FIELDS, bindings).on_lanes()
@@ -85,9 +88,12 @@ pub(super) fn product(
 ) -> bool {
     let Extents { batch, m, k, n } = extents;
     let in_pairs = n.is_multiple_of(2) && in_pairs(c, c.row_stride);
-    if !recorder.profile().lanes || !in_pairs {
+    // The activations that these end in have even channels in every model.
+    let in_words = matches!(epilogue, Epilogue::Plain { .. } | Epilogue::Bias(_));
+    if !recorder.profile().lanes || !(in_pairs || in_words) {
         return false;
     }
+    let unit = if in_pairs { 2 } else { 1 };
     let left = Left::new(recorder, a, extents);
     let right = Right::new(recorder, b, extents);
     let (accumulate, alpha) = match epilogue {
@@ -113,9 +119,9 @@ pub(super) fn product(
         b_batch: (right.batch / 2) as u32,
         b_strip: (right.strip / 2) as u32,
         b_step: (right.step / 2) as u32,
-        c_offset: (c.offset / 2) as u32,
-        c_batch: (c.batch_stride / 2) as u32,
-        c_row: (c.row_stride / 2) as u32,
+        c_offset: (c.offset / unit) as u32,
+        c_batch: (c.batch_stride / unit) as u32,
+        c_row: (c.row_stride / unit) as u32,
         accumulate: u32::from(accumulate),
         rows_per_sample: rows_per_sample as u32,
         alpha,
@@ -128,8 +134,14 @@ pub(super) fn product(
     let grid = Grid::rows_of(tiles * strips / together, batch * splits);
     let (at, bt, ct) = (&left.tensor, &right.tensor, c.tensor);
     let dispatch = match epilogue {
-        Epilogue::Plain { .. } => recorder.run(&PLAIN, params, &[at, bt, ct], grid),
-        Epilogue::Bias(bias) => recorder.run(&BIAS, params, &[at, bt, bias, ct], grid),
+        Epilogue::Plain { .. } => {
+            let kernel = if in_pairs { &PLAIN } else { &PLAIN_WORDS };
+            recorder.run(kernel, params, &[at, bt, ct], grid)
+        }
+        Epilogue::Bias(bias) => {
+            let kernel = if in_pairs { &BIAS } else { &BIAS_WORDS };
+            recorder.run(kernel, params, &[at, bt, bias, ct], grid)
+        }
         Epilogue::Gelu { bias, preactivation } => {
             recorder.run(&GELU, params, &[at, bt, bias, ct, preactivation], grid)
         }
@@ -189,7 +201,7 @@ impl Left {
             && m_pairs
             && a.row_stride == 1
             && in_pairs(a, a.col_stride)
-            && !scattered(a.col_stride, n)
+            && !scattered(a.col_stride, n.div_ceil(STRIP))
         {
             return Self {
                 tensor: a.tensor.clone(),
@@ -230,8 +242,9 @@ impl Right {
     /// `b` where it lies, or packed.
     fn new(recorder: &mut Recorder, b: Matrices<'_>, extents: Extents) -> Self {
         let Extents { batch, m, k, n } = extents;
-        let whole = k == rounded(k) && b.col_stride == 1 && in_pairs(b, b.row_stride);
-        if whole && !scattered(b.row_stride, m) {
+        let in_pairs = b.col_stride == 1 && n.is_multiple_of(2) && in_pairs(b, b.row_stride);
+        let whole = k == rounded(k) && in_pairs;
+        if whole && !scattered(b.row_stride, m.div_ceil(TILE)) {
             return Self {
                 tensor: b.tensor.clone(),
                 offset: b.offset,
@@ -253,10 +266,11 @@ impl Right {
 
 /// Whether pieces that are read one after the other, `stride` apart, had better be packed: those that lie
 /// so far apart that they are not fetched ahead, or throw each other out of the cache, and all that are
-/// read again for many of the other side's `others` rows or columns.
+/// read again for many `others`, tiles or strips of the other side; not what is read but once or twice.
 fn scattered(stride: usize, others: usize) -> bool {
     const PAGE: usize = 1024;
-    stride > 2 * PAGE || stride.is_multiple_of(PAGE / 4) || others > 256
+    let far = stride > 2 * PAGE || stride.is_multiple_of(PAGE / 4);
+    others > if far { 2 } else { 12 }
 }
 
 /// `b`, `[batch, k, n]`, in strips of `width` columns: `[batch, N / width, K, width]`, K and N rounded up.
