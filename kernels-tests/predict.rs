@@ -88,6 +88,18 @@ fn argmax(gpu: &Gpu, shape: [usize; 4], values: &[f32], resizing: Resizing) -> V
 fn the_first_of_equal_classes_wins_and_a_nan_leaves_none() {
     let values = [1.0, 1.0, 1.0, 0.0, 2.0, 2.0, -1.0, f32::NAN, 7.0, f32::NAN, -1.0, 5.0];
     assert_eq!(argmax(&GPU, [1, 2, 2, 3], &values, Resizing::to(2, 2)), pack(&[0, 1, 255, 255]));
+    // Of those that are in different lanes of a vector, and far apart.
+    let mut values = [0f32; 4 * 150];
+    for (pixel, equal) in
+        values.chunks_mut(150).zip([[3, 11, 149], [17, 18, 40], [9, 16, 8], [0; 3]])
+    {
+        for k in equal {
+            pixel[k] = 2.0;
+        }
+    }
+    values[450 + 140] = f32::NAN;
+    values[450 + 3] = f32::INFINITY;
+    assert_eq!(argmax(&GPU, [1, 2, 2, 150], &values, Resizing::to(2, 2)), pack(&[3, 17, 8, 255]));
     let zeros = [0f32; 12];
     assert_eq!(argmax(&GPU, [1, 2, 2, 3], &zeros, Resizing::to(4, 4)), [0; 4]);
 }

@@ -7,7 +7,7 @@
 //   counts[label, predicted] += 1
 //   sum[window] += v,  hits[window] += 1,  sum /= hits       sliding windows
 //
-// Host: src/ops/predict.rs        Test: kernels-tests/predict.rs        Weights: lib/bilinear.wgsl
+// Host: src/ops/predict.rs        Test: kernels-tests/predict.rs        Weights: lib/axis.wgsl
 // B = batch, h, w = size of logits, H, W = goal size, R = rows of a band of it, K = classes.
 
 struct Params {
@@ -45,37 +45,10 @@ struct Params {
 @group(0) @binding(9) var<storage, read_write> counts: array<atomic<u32>>; // [K, K]
 @group(0) @binding(10) var<storage, read_write> hits_out: array<f32>;    // [H, W]
 
-// Taps per axis: 1 without a resize, 2 for one, 3 for an enlargement that is resized once more.
+// Of lib/axis.wgsl.
 override TAPS: u32 = 2u;
 
 const LOWEST: f32 = -3.4028234e38;
-
-// What a goal pixel takes from one axis of the logits.
-struct Axis {
-    at: vec3<u32>,
-    weight: vec3<f32>,
-}
-
-fn axis(d: u32, size: u32, via: u32, goal: u32) -> Axis {
-    if TAPS == 1u {
-        return Axis(vec3(d), vec3(1.0, 0.0, 0.0));
-    }
-    if TAPS == 2u {
-        let t = taps(d, size, goal);
-        return Axis(vec3(t.near, t.far, t.far), vec3(t.near_weight, t.far_weight, 0.0));
-    }
-    // Neighbours of an enlarged axis lie less than a pixel apart in the small one: three taps in all.
-    let t = taps(d, via, goal);
-    let a = taps(t.near, size, via);
-    let b = taps(t.far, size, via);
-    let weight = t.near_weight * (put(0u, a.near_weight) + put(a.far - a.near, a.far_weight))
-        + t.far_weight * (put(b.near - a.near, b.near_weight) + put(b.far - a.near, b.far_weight));
-    return Axis(min(a.near + vec3(0u, 1u, 2u), vec3(size - 1u)), weight);
-}
-
-fn put(at: u32, weight: f32) -> vec3<f32> {
-    return select(vec3(0.0), vec3(weight), vec3(0u, 1u, 2u) == vec3(at));
-}
 
 // The rows of logits for goal row y of an image, as first pixels.
 fn axis_of_rows(image: u32, y: u32) -> Axis {

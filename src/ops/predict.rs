@@ -1,4 +1,5 @@
-//! From logits to predictions and scores: `shaders/predict.wgsl`. Nothing here has a gradient.
+//! From logits to predictions and scores: `shaders/predict.wgsl`, and `shaders/argmax_lanes.wgsl` for eight
+//! lanes of a CPU. Nothing here has a gradient.
 //!
 //! - one scale: [`argmax`] of the logits
 //! - several scales, mirrored or not: [`softmax_accumulate`] each, then [`argmax`] of the sum
@@ -12,8 +13,18 @@ use super::resize;
 use crate::gpu::{Dispatch, Grid, Kernel, Params as _, Recorder, Source, params, source};
 use crate::{Tape, Tensor};
 
-const SOURCES: &[Source] =
-    &[source!("predict"), source!("lib/bilinear"), source!("lib/bilinear_centres")];
+const SOURCES: &[Source] = &[
+    source!("predict"),
+    source!("lib/axis"),
+    source!("lib/bilinear"),
+    source!("lib/bilinear_centres"),
+];
+const LANES: &[Source] = &[
+    source!("argmax_lanes"),
+    source!("lib/axis"),
+    source!("lib/bilinear"),
+    source!("lib/bilinear_centres"),
+];
 
 static NORMALISE: Kernel = kernel("normalise", &["logits", "lse_out"]);
 static ACCUMULATE: Kernel = kernel("accumulate", &["logits", "lse", "sum"]);
@@ -22,11 +33,26 @@ static ARGMAX: Kernel = kernel("argmax", &["logits", "words"]);
 static CONFUSION: Kernel = kernel("confusion", &["predicted", "labels", "counts"]);
 static ADD_WINDOW: Kernel = kernel("add_window", &["logits", "sum", "hits_out"]);
 static DIVIDE: Kernel = kernel("divide", &["hits", "sum"]);
-pub(super) const KERNELS: &[&Kernel] =
-    &[&NORMALISE, &ACCUMULATE, &ACCUMULATE_SCORES, &ARGMAX, &CONFUSION, &ADD_WINDOW, &DIVIDE];
+static LANES_ARGMAX: Kernel = on_lanes("argmax", &["logits", "found_out"]);
+static LANES_PACK: Kernel = on_lanes("pack", &["found", "words"]);
+pub(super) const KERNELS: &[&Kernel] = &[
+    &NORMALISE,
+    &ACCUMULATE,
+    &ACCUMULATE_SCORES,
+    &ARGMAX,
+    &CONFUSION,
+    &ADD_WINDOW,
+    &DIVIDE,
+    &LANES_ARGMAX,
+    &LANES_PACK,
+];
 
 const fn kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
     Kernel::new("predict", entry, SOURCES, Params::FIELDS, bindings)
+}
+
+const fn on_lanes(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
+    Kernel::new("argmax_lanes", entry, LANES, LanesParams::FIELDS, bindings).on_lanes()
 }
 
 params! {
@@ -52,6 +78,48 @@ params! {
         map_height: u32,
         map_width: u32,
         first_word: u32,
+    }
+}
+
+params! {
+    struct LanesParams {
+        batch: u32,
+        height: u32,
+        width: u32,
+        via_height: u32,
+        via_width: u32,
+        goal_height: u32,
+        goal_width: u32,
+        classes: u32,
+        band: u32,
+        first_row: u32,
+        held_rows: u32,
+        held_first: u32,
+        pixels: u32,
+        first_word: u32,
+        first_group: u32,
+    }
+}
+
+impl LanesParams {
+    fn new(params: &Params, batch: usize) -> Self {
+        Self {
+            batch: batch as u32,
+            height: params.height,
+            width: params.width,
+            via_height: params.via_height,
+            via_width: params.via_width,
+            goal_height: params.goal_height,
+            goal_width: params.goal_width,
+            classes: params.classes,
+            band: params.band,
+            first_row: params.first_row,
+            held_rows: params.held_rows,
+            held_first: params.held_first,
+            pixels: params.pixels,
+            first_word: params.first_word,
+            first_group: 0,
+        }
     }
 }
 
@@ -336,9 +404,20 @@ fn argmax_to(
         first_word: first_word as u32,
         ..params
     };
-    let grid = Grid::elements(pixels.div_ceil(4));
-    let dispatch = recorder.run(&ARGMAX, params, &[&x, words], grid);
-    sized(dispatch, taps, pixels * x.shape().last());
+    let (elements, grid) = (pixels * x.shape().last(), Grid::elements(pixels.div_ceil(4)));
+    // In lanes there is a word per pixel first.
+    if recorder.profile().lanes && 4 * pixels as u64 <= recorder.profile().max_binding {
+        let found = recorder.empty([pixels]);
+        let params = LanesParams::new(&params, x.dims()[0]);
+        let spans = x.dims()[2].div_ceil(8);
+        let places = Grid::rows(x.dims()[0] * x.dims()[1] * spans);
+        let dispatch = recorder.run(&LANES_ARGMAX, params, &[&x, &found], places);
+        sized(dispatch, taps, elements);
+        dispatch.constant("EACH", x.shape().last().div_ceil(8) as u32);
+        recorder.run(&LANES_PACK, params, &[&found, words], grid);
+    } else {
+        sized(recorder.run(&ARGMAX, params, &[&x, words], grid), taps, elements);
+    }
 }
 
 /// Counts pixels by label and prediction: `counts[label, predicted] += 1`.
