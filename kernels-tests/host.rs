@@ -90,7 +90,10 @@ fn sharing_memory_changes_nothing_around_host_steps() {
         // Shared, two are alive at a time: of `early` only the copy is.
         assert_eq!(plan.description().slots.len(), if share { 2 } else { 9 });
         plan.run().unwrap();
-        y.read(gpu).unwrap()
+        let result = y.read(gpu).unwrap();
+        plan.profile().unwrap();
+        assert_eq!(y.read(gpu).unwrap(), result);
+        result
     });
     assert_eq!(results[0], [3.0 + 65.0; 64]);
     assert_eq!(results[0], results[1]);

@@ -406,11 +406,20 @@ impl Plan {
 
     /// [`replay`](Self::replay); answers how long host steps computed.
     fn replay_timed(&self) -> Result<Duration> {
+        self.walk(|steps| {
+            self.submit(steps);
+            Ok(())
+        })
+    }
+
+    /// Goes through the plan: `send` sends dispatches to the device, host steps run between them. Answers how
+    /// long these computed.
+    fn walk(&self, mut send: impl FnMut(&[Step]) -> Result<()>) -> Result<Duration> {
         let mut computing = Duration::ZERO;
         let mut downloads: HashMap<usize, Download> = HashMap::new();
         for phase in &self.phases {
             match *phase {
-                Phase::Dispatches(start, end) => self.submit(&self.steps[start..end]),
+                Phase::Dispatches(start, end) => send(&self.steps[start..end])?,
                 Phase::Download(i) => {
                     downloads.insert(i, self.host_steps[i].download(&self.gpu));
                 }
@@ -524,8 +533,8 @@ impl Plan {
         let mut spans = Vec::with_capacity(self.steps.len());
         // By the host's clock, and by the device's from the first timestamp to the last.
         let (mut host_ms, mut first, mut last) = (0.0, None, 0.0);
-        for phase in &self.phases {
-            let Some(mut rest) = self.steps_to_measure(phase)? else { continue };
+        let mut sensible = true;
+        self.walk(|mut rest| {
             while !rest.is_empty() {
                 let mut total = 0.0;
                 let fits = |step: &&Step| {
@@ -571,26 +580,25 @@ impl Plan {
                 for pair in ticks.chunks_exact(2) {
                     let [from, to] = [pair[0], pair[1]].map(|ticks| ticks as f64 * period_ms);
                     let origin = *first.get_or_insert(from);
-                    if from < last || to < from {
-                        return Ok(None);
-                    }
+                    sensible &= last <= from && from <= to;
                     last = to;
                     spans.push((from - origin, to - from));
                 }
             }
-        }
+            Ok(())
+        })?;
         let sum: f64 = spans.iter().map(|(_, ms)| ms).sum();
         // Submitting takes time that the device does not see.
         let plausible = sum <= 1.1 * host_ms + 0.1 && sum + 2.0 >= 0.5 * host_ms;
-        Ok(plausible.then_some(spans))
+        Ok((sensible && plausible).then_some(spans))
     }
 
     /// Start and length of every step in milliseconds, each submitted by itself and waited for.
     fn measure_by_host(&self) -> Result<Vec<(f64, f64)>> {
         let mut spans = Vec::with_capacity(self.steps.len());
         let mut start_ms = 0.0;
-        for phase in &self.phases {
-            for step in self.steps_to_measure(phase)?.unwrap_or_default() {
+        self.walk(|steps| {
+            for step in steps {
                 let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
                 let mut pass = encoder.begin_compute_pass(&Default::default());
                 self.parts_of(step).for_each(|part| part.encode(&mut pass));
@@ -603,21 +611,9 @@ impl Plan {
                 spans.push((start_ms, ms));
                 start_ms += ms;
             }
-        }
+            Ok(())
+        })?;
         Ok(spans)
-    }
-
-    /// The dispatches of a phase. Host steps run in it.
-    fn steps_to_measure(&self, phase: &Phase) -> Result<Option<&[Step]>> {
-        match *phase {
-            Phase::Dispatches(start, end) => return Ok(Some(&self.steps[start..end])),
-            Phase::Download(_) => {}
-            Phase::Host(i) => {
-                let host = &self.host_steps[i];
-                host.run(&self.gpu, host.download(&self.gpu))?;
-            }
-        }
-        Ok(None)
     }
 }
 
