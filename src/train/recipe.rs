@@ -11,8 +11,9 @@
 //! iterations = 20000
 //! ```
 //!
-//! A value comes from the first of these that has it: `--set KEY=VALUE`, the file, the preset that
-//! the file or the command line names, [`Recipe::default`].
+//! A value comes from the first of these that has it: `--set KEY=VALUE`, the file, what suits the head
+//! ([`Recipe::suit`]) where that is another than the preset's, the preset that the file or the command
+//! line names, [`Recipe::default`].
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -30,7 +31,7 @@ use super::strict::{self, KeyError};
 use crate::data::{Augmentation, Format, Order};
 use crate::gpu::Profile;
 pub use crate::infer::Slide;
-use crate::model::{LossSettings, MaskSettings, ModelConfig, PointSettings};
+use crate::model::{Head, LossSettings, MaskSettings, ModelConfig, PointSettings};
 use crate::ops::MaskWeights;
 use crate::optim::AdamWSettings;
 use crate::wgpu::DeviceType;
@@ -431,7 +432,7 @@ impl Recipe {
         let file = text
             .parse()
             .map_err(|error: toml::de::Error| Error::invalid(origin, error.message().trim_end()))?;
-        Self::resolve(file, overrides, places)
+        Self::default().resolve(file, overrides, places)
     }
 
     /// The recipe of a preset with `overrides`, each `KEY=VALUE`.
@@ -442,7 +443,7 @@ impl Recipe {
     pub fn preset_with(name: &str, overrides: &[impl AsRef<str>]) -> Result<Self> {
         let file = Table::from_iter([("preset".into(), Value::from(name))]);
         Self::preset(name)?;
-        Self::resolve(file, overrides, Places::default())
+        Self::default().resolve(file, overrides, Places::default())
     }
 
     /// This recipe with `overrides`, each `KEY=VALUE`, such as a resumed run's.
@@ -451,10 +452,16 @@ impl Recipe {
     ///
     /// About the overrides.
     pub fn with(&self, overrides: &[impl AsRef<str>]) -> Result<Self> {
-        Self::resolve(self.to_table(), overrides, Places::default())
+        self.clone().resolve(Table::new(), overrides, Places::default())
     }
 
-    fn resolve(mut file: Table, overrides: &[impl AsRef<str>], mut places: Places) -> Result<Self> {
+    /// This recipe, or the preset that `file` or `overrides` name, changed by them.
+    fn resolve(
+        self,
+        mut file: Table,
+        overrides: &[impl AsRef<str>],
+        mut places: Places,
+    ) -> Result<Self> {
         for text in overrides {
             let text = text.as_ref();
             let (key, value) = parse_override(text)?;
@@ -466,18 +473,19 @@ impl Recipe {
         if file.get("about").is_some_and(Value::is_table) {
             file.remove("about");
         }
-        let mut table = match file.remove("preset") {
-            // The model's own default is ADE20K's number of classes.
-            None => Table::from_iter([(
-                "model".into(),
-                Table::from_iter([("num_classes".into(), Value::from(0))]).into(),
-            )]),
+        let mut base = match file.remove("preset") {
+            None => self,
             Some(Value::String(name)) => {
-                let preset = Self::preset(&name);
-                preset.map_err(|error| places.explain(error, "preset"))?.to_table()
+                Self::preset(&name).map_err(|error| places.explain(error, "preset"))?
             }
             Some(_) => return Err(places.error("preset", "the name of a preset is wanted")),
         };
+        let head = file.get("model").and_then(|model| model.get("head"));
+        // One that does not exist is found below.
+        if let Some(head) = head.and_then(|head| head.clone().try_into().ok()) {
+            base.suit(head);
+        }
+        let mut table = base.to_table();
         merge(&mut table, file);
         let recipe: Self = strict::from_table(table).map_err(|error| places.error_about(&error))?;
         recipe.validate().map_err(|error| match &error {
@@ -528,6 +536,20 @@ impl Recipe {
             }
         }
         self.model.validate()
+    }
+
+    /// Gives the model another head, and with it what belongs to that head in the official configurations:
+    /// the weights of its losses, the parameters of its own that do not decay, and the clipping of gradients.
+    /// Does nothing if it has the head already.
+    pub fn suit(&mut self, head: Head) {
+        if head == self.model.head {
+            return;
+        }
+        self.model.head = head;
+        let LossTable { cate_w, .. } = self.loss;
+        self.loss = LossTable { cate_w, ..LossTable::of(head) };
+        let OptimizerTable { no_decay, clip_norm, .. } = OptimizerTable::of(head);
+        (self.optimizer.no_decay, self.optimizer.clip_norm) = (no_decay, clip_norm);
     }
 
     /// Refuses what cannot be run; `model.num_classes` may still be 0.
@@ -647,7 +669,42 @@ impl Recipe {
     }
 }
 
+impl LossTable {
+    /// The weights and points of a head's official configuration.
+    pub fn of(head: Head) -> Self {
+        match head {
+            Head::Maskformer => Self {
+                class_w: 1.0,
+                mask_w: 20.0,
+                dice_w: 1.0,
+                num_points: None,
+                ..Self::default()
+            },
+            Head::Fpn | Head::Mask2former | Head::Fapn | Head::Msfapn => Self::default(),
+        }
+    }
+}
+
 impl OptimizerTable {
+    /// The default with what is a head's own: which parameters do not decay, and the clipping of gradients.
+    pub fn of(head: Head) -> Self {
+        let mut table = Self::default();
+        if head.finds_masks() {
+            // Norms that are not called so, and embeddings.
+            let own = [
+                "input_proj.0.1.",
+                "input_proj.1.1.",
+                "input_proj.2.1.",
+                "query_embed",
+                "query_feat",
+                "predictor.level_embed",
+            ];
+            table.no_decay.extend(own.map(String::from));
+            table.clip_norm = Some(0.01);
+        }
+        table
+    }
+
     /// What the learning rate of the parameter `name` is multiplied by.
     pub fn lr_factor_of(&self, name: &str) -> f64 {
         if name.starts_with("backbone.") { self.backbone_lr } else { 1.0 }
@@ -883,6 +940,44 @@ mod tests {
         augment["flip"] = 0.0.into();
         augment["resize"]["short"] = 9.into();
         assert_eq!(Table::try_from(recipe.augment).unwrap(), augment);
+    }
+
+    #[test]
+    fn a_head_brings_its_losses_and_groups_unless_they_are_given() {
+        let of_head = |recipe: &Recipe| {
+            let OptimizerTable { no_decay, clip_norm, .. } = recipe.optimizer.clone();
+            (recipe.model.head, recipe.loss.clone(), no_decay, clip_norm)
+        };
+        let base = Recipe::preset("semask-t").unwrap();
+        for head in ["maskformer", "mask2former", "fapn", "msfapn"] {
+            let published = Recipe::preset(&format!("semask-l-{head}-ade20k")).unwrap();
+            let set = format!("model.head={head}");
+            let recipe = Recipe::preset_with("semask-t", &[&set]).unwrap();
+            assert_eq!(of_head(&recipe), of_head(&published), "{head}");
+            assert_eq!((&recipe.schedule, &recipe.augment), (&base.schedule, &base.augment));
+            let file = format!("preset = 'semask-t'\n[model]\nhead = '{head}'");
+            assert_eq!(Recipe::from_toml(&file, "r.toml").unwrap(), recipe);
+            assert_eq!(base.with(&[&set]).unwrap(), recipe);
+            assert_eq!(recipe.with(&[&set]).unwrap(), recipe);
+            assert_eq!(Recipe::from_toml(&recipe.to_toml(), "r.toml").unwrap(), recipe);
+
+            let given = format!("{file}\n[loss]\nmask_w = 3\n[optimizer]\nclip_norm = 'none'");
+            let sets = ["loss.num_points=7", "optimizer.no_decay=['x']"];
+            let given = Recipe::from_toml_with(&given, "r.toml", &sets).unwrap();
+            let LossTable { mask_w, num_points, class_w, .. } = given.loss;
+            assert_eq!((mask_w, num_points, class_w), (3.0, Some(7), recipe.loss.class_w));
+            assert_eq!(given.optimizer.no_decay, ["x"]);
+            assert_eq!(given.optimizer.clip_norm, None);
+
+            // Another head's do not stay behind.
+            let back = published.with(&["model.head=fpn"]).unwrap();
+            assert_eq!(of_head(&back), of_head(&base));
+            let name = format!("semask-l-{head}-ade20k");
+            assert_eq!(Recipe::preset_with(&name, &["model.head=fpn"]).unwrap(), back);
+            assert_eq!(Recipe::preset_with(&name, &[&set]).unwrap(), published);
+        }
+        let wrong = Recipe::preset_with("semask-t", &["model.head=fnp"]).unwrap_err().to_string();
+        assert!(wrong.starts_with("--set model.head: ") && wrong.contains("\"fpn\"?"), "{wrong}");
     }
 
     #[test]
