@@ -118,7 +118,7 @@ impl Replay {
 
     fn check_training(&self) {
         let gpu = self.gpu;
-        let (io, parameters) = (&self.io, self.model.parameters());
+        let io = &self.io;
         let number = |key: &str| io.config[key].as_f64().unwrap();
         let labels = io.labels("in.label");
         let mut words = labels.clone();
@@ -140,12 +140,39 @@ impl Replay {
             ("out.loss_cate", keep(losses.cate.as_ref().unwrap())),
         ];
         let accuracy = keep(losses.accuracy.as_ref().unwrap());
-        let (mut recorder, gradients) = tape.backward(&losses.total);
-        let mut adamw = AdamW::new(parameters, AdamWSettings::default());
         let decay = number("weight_decay") as f32;
         let rule = |name: &str, _| {
             (1.0, if NO_DECAY.iter().any(|part| name.contains(part)) { 0.0 } else { decay })
         };
+        let first = || io.check("out.acc_seg", &accuracy.read(gpu).unwrap());
+        self.check_steps(
+            tape,
+            &losses.total,
+            AdamWSettings::default(),
+            rule,
+            (&watched, 1e-5),
+            first,
+        );
+    }
+
+    /// Steps of AdamW that lower `loss`, at the fixture's rates: the gradient of every parameter in the first
+    /// step, every parameter after the last. Numbers of `watched`, and the gradient's norm if it is clipped,
+    /// are the fixture's in each step, in the first within the relative error that is given with them.
+    ///
+    /// `rule`: as for [`AdamW::set_groups`]; `first` checks more after the first step.
+    pub(crate) fn check_steps(
+        &self,
+        tape: Tape,
+        loss: &Tensor,
+        settings: AdamWSettings,
+        rule: impl Fn(&str, usize) -> (f32, f32),
+        (watched, exact): (&[(&str, Tensor)], f32),
+        first: impl Fn(),
+    ) {
+        let (gpu, io, parameters) = (self.gpu, &self.io, self.model.parameters());
+        let (mut recorder, gradients) = tape.backward(loss);
+        let clips = settings.max_norm.is_some();
+        let mut adamw = AdamW::new(parameters, settings);
         adamw.set_groups(gpu, parameters, rule).unwrap();
         adamw.record_gradients(&mut recorder, parameters, &gradients).unwrap();
         adamw.record_update(&mut recorder);
@@ -161,15 +188,16 @@ impl Replay {
         for (step, &lr) in rates.iter().enumerate() {
             adamw.prepare(gpu, lr).unwrap();
             plan.run().unwrap();
-            for (name, loss) in &watched {
-                let (got, expected) = (loss.read(gpu).unwrap()[0], io.f32(name)[step]);
+            let norm = clips.then(|| ("out.grad_norm", adamw.norm()));
+            for (name, tensor) in watched.iter().map(|(name, t)| (*name, t)).chain(norm) {
+                let (got, expected) = (tensor.read(gpu).unwrap()[0], io.f32(name)[step]);
                 let error = ((got - expected) / expected).abs();
-                // Later losses follow from parameters that rounding may have moved.
-                let most = if step == 0 { 1e-5 } else { 1e-4 };
+                // Later steps follow from parameters that rounding may have moved.
+                let most = if step == 0 { exact } else { 10.0 * exact };
                 assert!(error <= most, "{name}, step {step}: {got} but expected {expected}");
             }
             if step == 0 {
-                io.check("out.acc_seg", &accuracy.read(gpu).unwrap());
+                first();
                 self.check_gradients(&gradients);
             }
         }
@@ -177,7 +205,7 @@ impl Replay {
     }
 
     /// All gradients together within 2e-5 (relative L2), and each within its own tolerance.
-    pub(crate) fn check_gradients(&self, gradients: &HashMap<&str, Tensor>) {
+    fn check_gradients(&self, gradients: &HashMap<&str, Tensor>) {
         let noise: Vec<&str> = self.noise();
         let largest = self.io.config["largest_gradient"].as_f64().unwrap();
         let (mut squared_error, mut squares) = (0.0, 0.0);
@@ -213,7 +241,7 @@ impl Replay {
     ///
     /// A rectifier whose input lies within rounding of 0 takes the other side in a later step now
     /// and then, which shows in the weights of its filter: one update in 1,000 may be off.
-    pub(crate) fn check_update(&self, start: &HashMap<&str, Vec<f32>>, total_rate: f64) {
+    fn check_update(&self, start: &HashMap<&str, Vec<f32>>, total_rate: f64) {
         let significant = 1e-4 * self.io.config["largest_gradient"].as_f64().unwrap();
         let noise = self.noise();
         let (mut squared_errors, mut squares) = (Vec::new(), 0.0);
