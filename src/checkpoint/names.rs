@@ -6,7 +6,8 @@ use std::path::Path;
 
 use crate::Error;
 
-use super::{Checkpoint, Entry};
+use super::{Checkpoint, Dtype, Entry};
+use crate::Shape;
 
 /// The arrays of a checkpoint under the names that the models have for them.
 #[derive(Debug)]
@@ -57,6 +58,46 @@ impl Checkpoint {
         }
         official
     }
+
+    /// Adds the buffers that the official modules keep beside what training changes, where they are not
+    /// there: without them PyTorch's `load_state_dict` refuses a file unless it is told not to be strict.
+    /// `relative_position_index` `[w², w²]` follows from the number of biases; `num_batches_tracked` of a
+    /// batch norm, which only a momentum of `None` would read, is 0.
+    pub fn add_buffers(&mut self) {
+        let buffer = |(name, entry): (&str, &Entry)| {
+            if let Some(layer) = name.strip_suffix("relative_position_bias_table") {
+                let index = relative_position_index(entry.shape())?;
+                return Some((format!("{layer}relative_position_index"), index));
+            }
+            let layer = name.strip_suffix("running_var")?;
+            let zero = Entry::new(Dtype::I64, [], 0_i64.to_le_bytes().into());
+            Some((format!("{layer}num_batches_tracked"), zero))
+        };
+        let buffers: Vec<_> = self.parameters().filter_map(buffer).collect();
+        for (name, entry) in buffers {
+            self.entries.entry(name).or_insert(entry);
+        }
+    }
+}
+
+/// Which row of a table of biases, `[(2w − 1)², heads]`, belongs to two places of a window: `[w², w²]`.
+fn relative_position_index(table: &Shape) -> Option<Entry> {
+    let &[rows, _] = table.dims() else { return None };
+    let side = rows.isqrt();
+    // Windows of 64 would be twice the largest of this crate; a larger index could not be kept.
+    if side * side != rows || side % 2 == 0 || side > 127 {
+        return None;
+    }
+    let window = side.div_ceil(2);
+    let places = window * window;
+    let row = |i: usize, j: usize| {
+        let [down, across] =
+            [i / window + window - j / window, i % window + window - j % window].map(|d| d - 1);
+        (down * side + across) as i64
+    };
+    let rows = (0..places).flat_map(|i| (0..places).map(move |j| row(i, j)));
+    let bytes = rows.flat_map(i64::to_le_bytes).collect();
+    Some(Entry::new(Dtype::I64, [places; 2], bytes))
 }
 
 /// Today's name of what the first version of detectron2's heads called `name`.
@@ -147,6 +188,43 @@ mod tests {
             assert_eq!(found, wanted, "{names:?}");
             assert_eq!(alone, encoder_alone, "{names:?}");
         }
+    }
+
+    /// As Swin's code makes it: coordinates of all pairs, shifted to start at 0.
+    #[test]
+    fn buffers_follow_from_parameters() {
+        let mut checkpoint = Checkpoint::default();
+        for (name, shape) in [
+            ("a.relative_position_bias_table", &[9, 3][..]),
+            ("b.relative_position_bias_table", &[16, 3]),
+            ("c.relative_position_bias_table", &[1, 1]),
+            ("optimizer.m.d.relative_position_bias_table", &[9, 3]),
+            ("n.running_var", &[2]),
+        ] {
+            let len = shape.iter().product();
+            checkpoint.insert(name, Entry::from_f32(shape, &vec![0.0; len]));
+        }
+        let given = Entry::new(Dtype::I64, [], 7_i64.to_le_bytes().into());
+        checkpoint.insert("m.running_var", Entry::from_f32([1], &[0.0]));
+        checkpoint.insert("m.num_batches_tracked", given.clone());
+        let before = checkpoint.clone();
+        checkpoint.add_buffers();
+        let added = |name: &str| {
+            let entry = &checkpoint.entries[name];
+            assert_eq!(entry.dtype(), Dtype::I64);
+            let values = entry.bytes().as_chunks().0.iter().map(|&v| i64::from_le_bytes(v));
+            (entry.shape().dims(), values.collect::<Vec<_>>())
+        };
+        let (shape, index) = added("a.relative_position_index");
+        assert_eq!(shape, [4, 4]);
+        assert_eq!(index, [4, 3, 1, 0, 5, 4, 2, 1, 7, 6, 4, 3, 8, 7, 5, 4]);
+        assert_eq!(added("c.relative_position_index"), (&[1, 1][..], vec![0]));
+        assert_eq!(added("n.num_batches_tracked"), (&[][..], vec![0]));
+        assert_eq!(checkpoint.entries["m.num_batches_tracked"], given);
+        assert_eq!(checkpoint.entries.len(), before.entries.len() + 3);
+        let again = checkpoint.clone();
+        checkpoint.add_buffers();
+        assert_eq!(checkpoint, again);
     }
 
     #[test]

@@ -17,7 +17,8 @@ EXAMPLES:
 
 What IN is shows in its contents: safetensors, torch.save's files, old and new, or a pickle of detectron2. \
 What OUT becomes shows in its name. Names stay as they are, but for the `module.` of several GPUs; an \
-optimiser's state is left out. Nothing in a file is run.";
+optimiser's state is left out, and .pth and .pkl get the buffers that PyTorch's modules want beside \
+parameters. Nothing in a file is run.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -74,6 +75,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         for entry in checkpoint.entries.values_mut().filter(|e| floats.contains(&e.dtype())) {
             *entry = entry.to_dtype(float.dtype())?;
         }
+    }
+    if ending != "safetensors" {
+        checkpoint.add_buffers();
     }
     write(&checkpoint, &args.to)?;
     let bytes: usize = checkpoint.entries.values().map(|entry| entry.bytes().len()).sum();
