@@ -31,6 +31,7 @@ mod mask_targets;
 mod mask_training;
 mod matmul;
 mod mit;
+mod mixed;
 mod models;
 mod nearest;
 mod parity;

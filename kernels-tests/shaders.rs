@@ -4,19 +4,17 @@
 use std::collections::BTreeSet;
 
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
-use semask_gpu::gpu::Kernel;
+use semask_gpu::gpu::{Dialect, Kernel};
 
 /// Every kernel in each of its variants.
-fn variants() -> impl Iterator<Item = (&'static Kernel, bool)> {
-    semask_gpu::ops::kernels().flat_map(|k| {
-        [false, true].into_iter().filter(|&s| !s || k.has_subgroup_variant()).map(move |s| (k, s))
-    })
+fn variants() -> impl Iterator<Item = (&'static Kernel, Dialect)> {
+    semask_gpu::ops::kernels().flat_map(|k| k.dialects().into_iter().map(move |d| (k, d)))
 }
 
 #[test]
 fn every_kernel_is_valid_and_uses_exactly_what_the_host_binds() {
-    for (kernel, subgroup) in variants() {
-        let (module, info) = compile(kernel, subgroup);
+    for (kernel, dialect) in variants() {
+        let (module, info) = compile(kernel, dialect);
         let entry = entry_point(&module, kernel);
         // wgpu drops unused bindings, so the host would bind what is not there.
         let used: BTreeSet<&str> = (module.global_variables.iter())
@@ -28,9 +26,9 @@ fn every_kernel_is_valid_and_uses_exactly_what_the_host_binds() {
             kernel.bindings.iter().copied().chain(std::iter::once("params")).collect();
         assert_eq!(used, passed, "{}", kernel.label());
 
-        let numbers = kernel.binding_numbers();
-        let unique: BTreeSet<_> = numbers.iter().map(|(number, _)| number).collect();
-        assert_eq!(unique.len(), numbers.len(), "{}: a binding number twice", kernel.label());
+        let bindings = kernel.declarations();
+        let unique: BTreeSet<_> = bindings.iter().map(|binding| binding.number).collect();
+        assert_eq!(unique.len(), bindings.len(), "{}: a binding number twice", kernel.label());
     }
 }
 
@@ -38,8 +36,8 @@ fn every_kernel_is_valid_and_uses_exactly_what_the_host_binds() {
 #[test]
 fn every_kernel_fits_the_default_limits() {
     let limits = wgpu::Limits::default();
-    for (kernel, subgroup) in variants() {
-        let (module, info) = compile(kernel, subgroup);
+    for (kernel, dialect) in variants() {
+        let (module, info) = compile(kernel, dialect);
         let entry = entry_point(&module, kernel);
         let used = |space: fn(naga::AddressSpace) -> bool| {
             let info = info.get_entry_point(entry);
@@ -61,8 +59,8 @@ fn every_kernel_fits_the_default_limits() {
 
 #[test]
 fn host_params_match_wgsl() {
-    for (kernel, subgroup) in variants() {
-        let (module, _) = compile(kernel, subgroup);
+    for (kernel, dialect) in variants() {
+        let (module, _) = compile(kernel, dialect);
         let params = module.types.iter().find(|(_, t)| t.name.as_deref() == Some("Params"));
         let Some((_, naga::Type { inner: naga::TypeInner::Struct { members, .. }, .. })) = params
         else {
@@ -87,8 +85,8 @@ fn every_file_under_shaders_is_used() {
 
 #[test]
 fn every_kernel_translates_for_vulkan_metal_and_dx12() {
-    for (kernel, subgroup) in variants() {
-        let (module, info) = compile(kernel, subgroup);
+    for (kernel, dialect) in variants() {
+        let (module, info) = compile(kernel, dialect);
         let overrides = naga::back::PipelineConstants::default();
         let entry = Some((naga::ShaderStage::Compute, kernel.entry));
         let (module, info) =
@@ -116,7 +114,8 @@ fn every_kernel_translates_for_vulkan_metal_and_dx12() {
             .unwrap_or_else(|e| panic!("{}: MSL: {e}", kernel.label()));
 
         let hlsl = naga::back::hlsl::Options {
-            shader_model: naga::back::hlsl::ShaderModel::V6_0,
+            // 6.2 brought numbers of 16 bits.
+            shader_model: naga::back::hlsl::ShaderModel::V6_2,
             fake_missing_bindings: true,
             ..Default::default()
         };
@@ -133,12 +132,13 @@ fn entry_point(module: &naga::Module, kernel: &Kernel) -> usize {
     found.unwrap_or_else(|| panic!("{}: no such entry point", kernel.label()))
 }
 
-fn compile(kernel: &Kernel, subgroup: bool) -> (naga::Module, ModuleInfo) {
+fn compile(kernel: &Kernel, dialect: Dialect) -> (naga::Module, ModuleInfo) {
     let file = format!("shaders/{}.wgsl", kernel.file);
-    let wgsl = kernel.wgsl(subgroup);
+    let wgsl = kernel.wgsl(dialect);
     let mut needs = Capabilities::empty();
-    needs.set(Capabilities::SUBGROUP, subgroup || kernel.lanes);
+    needs.set(Capabilities::SUBGROUP, dialect.subgroup || kernel.lanes);
     needs.set(Capabilities::SHADER_INT64, kernel.lanes);
+    needs.set(Capabilities::SHADER_FLOAT16, dialect.half);
     let mut frontend = naga::front::wgsl::Frontend::new();
     let module = frontend
         .parse(&wgsl)

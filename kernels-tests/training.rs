@@ -82,7 +82,7 @@ fn data_set(folder: &Path) {
     }
 }
 
-fn options(folder: &Path, run: &str, sets: &[&str]) -> TrainOptions {
+pub(crate) fn options(folder: &Path, run: &str, sets: &[&str]) -> TrainOptions {
     TrainOptions {
         recipe: Recipe::from_toml_with(RECIPE, "test", sets).unwrap(),
         data: folder.join("data"),
@@ -94,13 +94,13 @@ fn options(folder: &Path, run: &str, sets: &[&str]) -> TrainOptions {
 }
 
 /// A folder with the data set in it.
-fn workshop() -> tempfile::TempDir {
+pub(crate) fn workshop() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     data_set(&folder.path().join("data"));
     folder
 }
 
-fn bytes(folder: &Path, file: &str) -> Vec<u8> {
+pub(crate) fn bytes(folder: &Path, file: &str) -> Vec<u8> {
     std::fs::read(folder.join(file)).unwrap()
 }
 
@@ -199,14 +199,19 @@ fn a_stop_between_updates_of_accumulated_gradients_changes_nothing() {
     let folder = workshop();
     let sets = ["optimizer.accumulate=3", "schedule.iterations=4", "checkpoint.every=2"];
     train(&GPU, options(folder.path(), "whole", &sets)).unwrap();
-    let stopped = options(folder.path(), "parts", &sets);
-    stopped.stop.store(true, Ordering::Relaxed);
-    assert_eq!(train(&GPU, stopped).unwrap(), Outcome::Stopped(1));
-    let mut resumed = options(folder.path(), "parts", &sets);
-    resumed.resume = Resume::Auto;
-    assert_eq!(train(&GPU, resumed).unwrap(), Outcome::Finished);
+    stop_and_resume(folder.path(), "parts", &sets);
     let read = |run: &str| bytes(&folder.path().join(run), LATEST);
     assert!(read("whole") == read("parts"));
+}
+
+/// A run that stops after its first iteration and is continued to its end.
+pub(crate) fn stop_and_resume(folder: &Path, run: &str, sets: &[&str]) {
+    let stopped = options(folder, run, sets);
+    stopped.stop.store(true, Ordering::Relaxed);
+    assert_eq!(train(&GPU, stopped).unwrap(), Outcome::Stopped(1));
+    let mut resumed = options(folder, run, sets);
+    resumed.resume = Resume::Auto;
+    assert_eq!(train(&GPU, resumed).unwrap(), Outcome::Finished);
 }
 
 /// A head that finds masks in place of the recipe's, small.
@@ -230,12 +235,7 @@ fn heads_that_find_masks_stop_and_resume_with_the_same_bits() {
         let sets: Vec<&str> = own.iter().map(String::as_str).chain(MASKS).collect();
         let [whole, parts] = ["whole", "parts"].map(|run| format!("{head}-{run}"));
         train(&GPU, options(folder.path(), &whole, &sets)).unwrap();
-        let stopped = options(folder.path(), &parts, &sets);
-        stopped.stop.store(true, Ordering::Relaxed);
-        assert_eq!(train(&GPU, stopped).unwrap(), Outcome::Stopped(1));
-        let mut resumed = options(folder.path(), &parts, &sets);
-        resumed.resume = Resume::Auto;
-        assert_eq!(train(&GPU, resumed).unwrap(), Outcome::Finished);
+        stop_and_resume(folder.path(), &parts, &sets);
         let read = |run: &str| bytes(&folder.path().join(run), LATEST);
         assert!(read(&whole) == read(&parts), "{head}");
 

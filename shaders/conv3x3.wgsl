@@ -9,7 +9,8 @@
 // the map make all pixels alike: `padded` is [B, H + 2, W + 2, I]. An invocation owns 16 pixels (or
 // 16 rows of dweight) of 4 columns that lie 8 apart: reading 8 neighbouring words of a strip costs
 // lavapipe more than an fma, so tall tiles pay although they do not fit its registers (f2 of the
-// benches, CPU ms: 4 rows 125, 8 rows 80, 16 rows 60, 24 rows 61). It unrolls the loops over rows.
+// benches, CPU ms: 4 rows 125, 8 rows 80, 16 rows 60, 24 rows 61). It unrolls the loops over rows. In mixed
+// precision x, dy and the weight have 16 bits.
 
 struct Params {
     batch: u32,
@@ -25,12 +26,12 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;                // [B, H, W, I]
-@group(0) @binding(2) var<storage, read> weight: array<f32>;           // strides of Params
+@group(0) @binding(1) var<storage, read> x: array<Real>;               // [B, H, W, I]
+@group(0) @binding(2) var<storage, read> weight: array<Real>;          // strides of Params
 @group(0) @binding(3) var<storage, read> padded: array<f32>;           // [B, H + 2, W + 2, I]
 @group(0) @binding(4) var<storage, read> strips: array<f32>;           // [O / 32, 9 I, 32]
 @group(0) @binding(5) var<storage, read> x_strips: array<f32>;         // [I / 32, B, H + 2, W + 2, 32]
-@group(0) @binding(6) var<storage, read> dy: array<f32>;               // [P, O]
+@group(0) @binding(6) var<storage, read> dy: array<Real>;              // [P, O]
 @group(0) @binding(7) var<storage, read_write> packed: array<f32>;     // padded, strips or x_strips
 @group(0) @binding(8) var<storage, read_write> y: array<f32>;          // [P, O]
 @group(0) @binding(9) var<storage, read_write> dweight: array<f32>;    // [splits, O, I, 3, 3]
@@ -57,7 +58,7 @@ fn pack_weight(
     for (var i = start; i < end; i++) {
         for (var tap = 0u; tap < 9u; tap++) {
             let from_tap = select(tap, 8u - tap, params.turned != 0u);
-            let v = weight[from_output + i * params.from_input + from_tap];
+            let v = f32(weight[from_output + i * params.from_input + from_tap]);
             let to = (strip * 9u + tap) * params.inputs + i;
             packed[to * STRIP + lane] = select(0.0, v, output < params.outputs);
         }
@@ -94,7 +95,7 @@ fn pad(
         packed[to + params.inputs + inner + i] = 0.0;
     }
     for (var i = lane; i < inner; i += 64u) {
-        packed[to + params.inputs + i] = x[start + i];
+        packed[to + params.inputs + i] = f32(x[start + i]);
     }
 }
 
@@ -125,7 +126,7 @@ fn pad_strips(
     for (var i = 0u; i < params.width; i++) {
         var v = 0.0;
         if inside {
-            v = x[start + i * params.inputs];
+            v = f32(x[start + i * params.inputs]);
         }
         packed[to + (i + 1u) * STRIP] = v;
     }
@@ -253,7 +254,7 @@ fn backward_weight(
             for (var k = 0u; k < 4u; k++) {
                 let v = strip_at(from_strip + k * STRIP);
                 for (var r = 0u; r < TILE_ROWS; r++) {
-                    tile[r] = fma(vec4(dy[columns[r] + at + k * params.outputs]), v, tile[r]);
+                    tile[r] = fma(vec4(f32(dy[columns[r] + at + k * params.outputs])), v, tile[r]);
                 }
             }
             from_strip += 4u * STRIP;
@@ -261,7 +262,7 @@ fn backward_weight(
         for (; at < stop; at += params.outputs) {
             let v = strip_at(from_strip);
             for (var r = 0u; r < TILE_ROWS; r++) {
-                tile[r] = fma(vec4(dy[columns[r] + at]), v, tile[r]);
+                tile[r] = fma(vec4(f32(dy[columns[r] + at])), v, tile[r]);
             }
             from_strip += STRIP;
         }

@@ -26,8 +26,8 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<u64>;                 // [B, H, W, I]
-@group(0) @binding(2) var<storage, read> weight: array<f32>;            // strides of Params
+@group(0) @binding(1) var<storage, read> x: array<RealPair>;            // [B, H, W, I]
+@group(0) @binding(2) var<storage, read> weight: array<Real>;           // strides of Params
 @group(0) @binding(3) var<storage, read> padded: array<u64>;            // [Q, C]
 @group(0) @binding(4) var<storage, read> strips: array<u64>;            // [O / 32, 9 C, 32]
 @group(0) @binding(5) var<storage, read> dy_strips: array<u64>;         // [O / 16, Q, 16]
@@ -67,11 +67,11 @@ fn pad(
             for (var j = 0u; j < 4u; j++) {
                 let pair = c + 8u * j;
                 if pair < pairs {
-                    var v = u64(0u);
+                    var v = vec2(0.0);
                     if there && 2u * pair < params.inputs {
-                        v = x[from_pixel + pair];
+                        v = floats_of(x[from_pixel + pair]);
                     }
-                    padded_out[to + pair] = v;
+                    padded_out[to + pair] = pair_of(v);
                 }
             }
         }
@@ -100,7 +100,7 @@ fn pack_weight(
         let there = i < params.inputs && output < params.outputs;
         for (var tap = 0u; tap < 9u; tap++) {
             let at = from_input + select(tap, 8u - tap, params.turned != 0u);
-            let v = select(vec2(0.0), vec2(weight[from_x + at], weight[from_y + at]), there);
+            let v = select(vec2(0.0), vec2<f32>(vec2(weight[from_x + at], weight[from_y + at])), there);
             let to = (half / 2u * 9u + tap) * params.channels + i;
             strips_out[to * 16u + half % 2u * 8u + lane] = pair_of(v);
         }

@@ -22,9 +22,9 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;              // [B, H, W, I]
+@group(0) @binding(1) var<storage, read> x: array<Real>;             // [B, H, W, I]
 @group(0) @binding(2) var<storage, read> strips: array<f32>;         // [O / 32, 9 I, 32]
-@group(0) @binding(3) var<storage, read> dy: array<f32>;             // [P, O]
+@group(0) @binding(3) var<storage, read> dy: array<Real>;            // [P, O]
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;        // [P, O]
 @group(0) @binding(5) var<storage, read_write> dweight: array<f32>;  // [splits, O, I, 3, 3]
 
@@ -107,7 +107,7 @@ fn load_x(pixel: Pixel, ky: u32, kx: u32, input: u32) -> f32 {
     if !pixel.inside || down >= params.height || across >= params.width || input >= params.inputs {
         return 0.0;
     }
-    return x[((pixel.row + ky - 1u) * params.width + across) * params.inputs + input];
+    return f32(x[((pixel.row + ky - 1u) * params.width + across) * params.inputs + input]);
 }
 
 fn load_weight(tap: u32, input: u32, output: u32) -> f32 {
@@ -167,7 +167,7 @@ fn load_dy(pixel: Pixel, output: u32) -> f32 {
     if !pixel.inside || output >= params.outputs {
         return 0.0;
     }
-    return dy[(pixel.row * params.width + pixel.x) * params.outputs + output];
+    return f32(dy[(pixel.row * params.width + pixel.x) * params.outputs + output]);
 }
 
 // ---- shared --------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 //
 //   gelu(v) = v Φ(v),  gelu'(v) = Φ(v) + v φ(v)      Φ, φ: the standard normal
 //   relu(v) = max(v, 0)
+//   narrowed(v): v with 16 bits
 //
 // Host: src/ops/elementwise.rs        Test: kernels-tests/elementwise.rs        Spans: lib/vectors.wgsl
 // L = elements, bound as vectors of four; the last vector may have fewer, whose neighbours belong to
@@ -19,6 +20,10 @@ struct Params {
 @group(0) @binding(3) var<storage, read> dy: array<vec4<f32>>;        // [L]
 @group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;   // [L]
 @group(0) @binding(5) var<storage, read_write> dx: array<vec4<f32>>;  // [L]
+@group(0) @binding(6) var<storage, read> wide: array<vec4<f32>>;                  // [L]
+@group(0) @binding(7) var<storage, read_write> narrow: array<vec4<Real>>;         // [L]
+@group(0) @binding(8) var<storage, read> preactivation: array<vec4<Real>>;        // [L]
+@group(0) @binding(9) var<storage, read_write> dpreactivation: array<vec4<Real>>; // [L]
 
 // The last vector of y or dx, of which only some elements may be there.
 fn store_y(i: u32, v: vec4<f32>) {
@@ -123,6 +128,30 @@ fn accumulate(
     }
 }
 
+// ---- narrowed: wide -> narrow --------------------------------------------------------------------
+
+@compute @workgroup_size(WORKGROUP)
+fn narrowed(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let span = span_of(group.x + group.y * groups.x, lane);
+    if span.whole {
+        for (var j = 0u; j < EACH; j++) {
+            let i = span.start + j * WORKGROUP + span.lane;
+            narrow[i] = vec4<Real>(wide[i]);
+        }
+        return;
+    }
+    for (var i = span.start + span.lane; i < span.end; i += WORKGROUP) {
+        let v = vec4<Real>(wide[i]);
+        for (var k = 0u; k < elements_of(i); k++) {
+            narrow[i][k] = v[k];
+        }
+    }
+}
+
 // ---- scale: x -> y = value x ---------------------------------------------------------------------
 
 @compute @workgroup_size(WORKGROUP)
@@ -165,7 +194,7 @@ fn gelu_forward(
     }
 }
 
-// ---- gelu_backward: x, dy -> dx ------------------------------------------------------------------
+// ---- gelu_backward: preactivation, dy -> dpreactivation ------------------------------------------
 
 @compute @workgroup_size(WORKGROUP)
 fn gelu_backward(
@@ -177,12 +206,15 @@ fn gelu_backward(
     if span.whole {
         for (var j = 0u; j < EACH; j++) {
             let i = span.start + j * WORKGROUP + span.lane;
-            dx[i] = dy[i] * gelu_slope_of(x[i]);
+            dpreactivation[i] = vec4<Real>(dy[i] * gelu_slope_of(vec4<f32>(preactivation[i])));
         }
         return;
     }
     for (var i = span.start + span.lane; i < span.end; i += WORKGROUP) {
-        store_dx(i, dy[i] * gelu_slope_of(x[i]));
+        let v = vec4<Real>(dy[i] * gelu_slope_of(vec4<f32>(preactivation[i])));
+        for (var k = 0u; k < elements_of(i); k++) {
+            dpreactivation[i][k] = v[k];
+        }
     }
 }
 

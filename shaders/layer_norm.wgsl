@@ -19,7 +19,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<f32>;                  // [R, C]
 @group(0) @binding(2) var<storage, read> weight: array<f32>;             // [C]
 @group(0) @binding(3) var<storage, read> bias: array<f32>;               // [C]
-@group(0) @binding(4) var<storage, read_write> y: array<f32>;            // [R, C]
+@group(0) @binding(4) var<storage, read_write> y: array<Real>;           // [R, C]
 @group(0) @binding(5) var<storage, read_write> stats: array<vec2<f32>>;  // [R] of (mean, rstd)
 @group(0) @binding(6) var<storage, read> dy: array<f32>;                 // [R, C]
 @group(0) @binding(7) var<storage, read_write> dx: array<f32>;           // [R, C]
@@ -55,7 +55,7 @@ fn forward(
     }
     let rstd = 1.0 / sqrt(workgroup_sum2(vec2(squares, 0.0), lane).x / count + params.eps);
     for (var c = lane; c < params.channels; c += WORKGROUP) {
-        y[base + c] = (x[base + c] - mean) * rstd * weight[c] + bias[c];
+        y[base + c] = Real((x[base + c] - mean) * rstd * weight[c] + bias[c]);
     }
     if lane == 0u {
         stats[row] = vec2(mean, rstd);
@@ -207,7 +207,7 @@ fn forward_rows(
                 b = block_of_bias(lane + i * wide);
             }
             for (var k = 0u; k < EACH; k++) {
-                y[base + i * wide + k * WORKGROUP] = (v[k] - mean) * rstd * w[k] + b[k];
+                y[base + i * wide + k * WORKGROUP] = Real((v[k] - mean) * rstd * w[k] + b[k]);
             }
         }
         if lane == 0u {

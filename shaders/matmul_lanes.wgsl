@@ -44,9 +44,10 @@ struct Params {
 @group(0) @binding(4) var<storage, read> residual: array<u64>;             // [M, N]
 @group(0) @binding(5) var<storage, read> keep: array<f32>;                 // [samples]
 @group(0) @binding(6) var<storage, read_write> c: array<u64>;              // strides of Params
-@group(0) @binding(7) var<storage, read_write> preactivation: array<u64>;  // [M, N]
+@group(0) @binding(7) var<storage, read_write> preactivation: array<RealPair>;  // [M, N]
 @group(0) @binding(8) var<storage, read> bias_words: array<f32>;           // [N]
 @group(0) @binding(9) var<storage, read_write> c_words: array<f32>;        // strides of Params
+@group(0) @binding(10) var<storage, read_write> activation: array<RealPair>;  // [M, N]
 
 // ---- product: a, b -> c --------------------------------------------------------------------------
 
@@ -151,7 +152,7 @@ fn product_bias_words(
     }
 }
 
-// ---- product_gelu: a, b, bias -> c, preactivation ------------------------------------------------
+// ---- product_gelu: a, b, bias -> activation, preactivation ---------------------------------------
 
 @compute @workgroup_size(8)
 fn product_gelu(
@@ -169,8 +170,8 @@ fn product_gelu(
                 if place.row + r < params.rows {
                     let at = (place.row + r) * params.c_row + pair;
                     let v = half_of(tiles[j / 2u], r, j % 2u) + shift;
-                    preactivation[at] = pair_of(v);
-                    c[at] = pair_of(vec2(gelu(v.x), gelu(v.y)));
+                    preactivation[at] = real_pair(v);
+                    activation[at] = real_pair(vec2(gelu(v.x), gelu(v.y)));
                 }
             }
         }

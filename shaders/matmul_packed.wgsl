@@ -40,14 +40,15 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<f32>;                    // strides of Params
-@group(0) @binding(2) var<storage, read> b: array<f32>;                    // strides of Params
+@group(0) @binding(2) var<storage, read> b: array<Real>;                   // strides of Params
 @group(0) @binding(3) var<storage, read_write> strips: array<f32>;         // [batch, N / 32, K, 32]
 @group(0) @binding(4) var<storage, read> packed: array<f32>;               // [batch, N / 32, K, 32]
 @group(0) @binding(5) var<storage, read> bias: array<f32>;                 // [N]
 @group(0) @binding(6) var<storage, read> residual: array<f32>;             // [M, N]
 @group(0) @binding(7) var<storage, read> keep: array<f32>;                 // [samples]
 @group(0) @binding(8) var<storage, read_write> c: array<f32>;              // strides of Params
-@group(0) @binding(9) var<storage, read_write> preactivation: array<f32>;  // [M, N]
+@group(0) @binding(9) var<storage, read_write> preactivation: array<Real>; // [M, N]
+@group(0) @binding(10) var<storage, read_write> activation: array<Real>;   // [M, N]
 
 const STRIP: u32 = 32u;
 const TILE_ROWS: u32 = 16u;
@@ -70,7 +71,7 @@ fn pack(
     let from_column = params.b_offset + group.z * params.b_batch + min(col, params.cols - 1u) * params.b_col;
     let to = ((group.z * strips_per_matrix + strip) * params.inner) * STRIP + lane;
     for (var k = start; k < end; k++) {
-        let v = b[from_column + k * params.b_inner];
+        let v = f32(b[from_column + k * params.b_inner]);
         strips[to + k * STRIP] = select(0.0, v, col < params.cols);
     }
 }
@@ -134,7 +135,7 @@ fn product_bias(
     store_with_bias(place.row + 15u, col, place.matrix, tile[15]);
 }
 
-// ---- product_gelu: a, packed, bias -> c, preactivation -------------------------------------------
+// ---- product_gelu: a, packed, bias -> activation, preactivation -------------------------------------------
 
 @compute @workgroup_size(8)
 fn product_gelu(

@@ -6,7 +6,8 @@
 // Host: src/ops/matmul.rs        Test: kernels-tests/matmul.rs        For CPUs: matmul_packed.wgsl
 // M = rows, N = cols, K = inner. One workgroup per 64 × 64 tile of c, one invocation per 8 × 8 of it:
 // four neighbours and the four 32 beyond, in both directions, so that eight lanes read neighbouring
-// vectors of workgroup memory, four of them for 64 products.
+// vectors of workgroup memory, four of them for 64 products. In mixed precision a, b and what GELU is taken
+// of and makes have 16 bits; sums have 32.
 
 struct Params {
     rows: u32,
@@ -33,13 +34,14 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> a: array<f32>;                    // strides of Params
-@group(0) @binding(2) var<storage, read> b: array<f32>;                    // strides of Params
+@group(0) @binding(1) var<storage, read> a: array<Real>;                   // strides of Params
+@group(0) @binding(2) var<storage, read> b: array<Real>;                   // strides of Params
 @group(0) @binding(3) var<storage, read> bias: array<f32>;                 // [N]
 @group(0) @binding(4) var<storage, read> residual: array<f32>;             // [M, N]
 @group(0) @binding(5) var<storage, read> keep: array<f32>;                 // [samples]
 @group(0) @binding(6) var<storage, read_write> c: array<f32>;              // strides of Params
-@group(0) @binding(7) var<storage, read_write> preactivation: array<f32>;  // [M, N]
+@group(0) @binding(7) var<storage, read_write> preactivation: array<Real>; // [M, N]
+@group(0) @binding(8) var<storage, read_write> activation: array<Real>;    // [M, N]
 
 const TILE: u32 = 64u;
 const DEPTH: u32 = 16u;
@@ -91,7 +93,7 @@ fn product_bias(
     }
 }
 
-// ---- product_gelu: a, b, bias -> c, preactivation -----------------------------------------------
+// ---- product_gelu: a, b, bias -> activation, preactivation -----------------------------------------------
 
 @compute @workgroup_size(64)
 fn product_gelu(
@@ -204,7 +206,7 @@ fn load_a(place: Place, row: u32, k: u32) -> vec4<f32> {
     let at = place.a + min(k, place.end - 1u) * params.a_inner;
     let rows = row + vec4(0u, 1u, 2u, 3u);
     let from_row = at + min(rows, vec4(params.rows - 1u)) * params.a_row;
-    let v = vec4(a[from_row.x], a[from_row.y], a[from_row.z], a[from_row.w]);
+    let v = vec4<f32>(vec4(a[from_row.x], a[from_row.y], a[from_row.z], a[from_row.w]));
     return select(vec4(0.0), v, (rows < vec4(params.rows)) & vec4(k < place.end));
 }
 
@@ -212,6 +214,6 @@ fn load_b(place: Place, k: u32, col: u32) -> vec4<f32> {
     let at = place.b + min(k, place.end - 1u) * params.b_inner;
     let cols = col + vec4(0u, 1u, 2u, 3u);
     let from_col = at + min(cols, vec4(params.cols - 1u)) * params.b_col;
-    let v = vec4(b[from_col.x], b[from_col.y], b[from_col.z], b[from_col.w]);
+    let v = vec4<f32>(vec4(b[from_col.x], b[from_col.y], b[from_col.z], b[from_col.w]));
     return select(vec4(0.0), v, (cols < vec4(params.cols)) & vec4(k < place.end));
 }

@@ -20,8 +20,8 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> words: array<f32>;           // any strides
-@group(0) @binding(2) var<storage, read> pairs: array<u64>;           // pairs along k, or along columns
+@group(0) @binding(1) var<storage, read> words: array<Real>;          // any strides
+@group(0) @binding(2) var<storage, read> pairs: array<RealPair>;      // pairs along k, or along columns
 @group(0) @binding(3) var<storage, read_write> strips: array<u64>;    // [batch, S, K, width] in pairs
 
 const DEPTH: u32 = 64u;
@@ -67,7 +67,7 @@ fn pack_words(
             var v = vec2(0.0);
             if k + i < params.inner {
                 let at = (k + i) * params.step;
-                v = select(vec2(0.0), vec2(words[x + at], words[y + at]), there);
+                v = select(vec2(0.0), vec2<f32>(vec2(words[x + at], words[y + at])), there);
             }
             strips[to + i * pitch] = pair_of(v);
         }
@@ -99,8 +99,8 @@ fn pack_pairs(
                 var left = vec2(0.0);
                 var right = vec2(0.0);
                 if k + 2u * i < params.inner {
-                    left = select(vec2(0.0), floats(pairs[x + i * params.step]), there.x);
-                    right = select(vec2(0.0), floats(pairs[y + i * params.step]), there.y);
+                    left = select(vec2(0.0), floats_of(pairs[x + i * params.step]), there.x);
+                    right = select(vec2(0.0), floats_of(pairs[y + i * params.step]), there.y);
                 }
                 strips[to + 2u * i * pitch] = pair_of(vec2(left.x, right.x));
                 strips[to + (2u * i + 1u) * pitch] = pair_of(vec2(left.y, right.y));
@@ -110,7 +110,7 @@ fn pack_pairs(
             for (var i = 0u; i < 8u; i++) {
                 var v = vec2(0.0);
                 if k + i < params.inner {
-                    v = select(vec2(0.0), floats(pairs[x + i * params.step]), there);
+                    v = select(vec2(0.0), floats_of(pairs[x + i * params.step]), there);
                 }
                 strips[to + i * pitch] = pair_of(v);
             }

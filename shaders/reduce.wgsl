@@ -15,7 +15,7 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;        // [R, C]
+@group(0) @binding(1) var<storage, read> x: array<Real>;       // [R, C]
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;  // [parts, C]
 @group(0) @binding(3) var<storage, read_write> z: array<f32>;  // [C]
 
@@ -42,12 +42,13 @@ fn sum_rows(
     for (; row + UNROLLED <= end; row += UNROLLED) {
         for (var k = 0u; k < UNROLLED; k += 4u) {
             let at = (row + k) * params.columns + column;
-            sums += vec4(x[at], x[at + params.columns], x[at + 2u * params.columns], x[at + 3u * params.columns]);
+            sums += vec4<f32>(
+                vec4(x[at], x[at + params.columns], x[at + 2u * params.columns], x[at + 3u * params.columns]));
         }
     }
     var total = (sums.x + sums.y) + (sums.z + sums.w);
     for (; row < end; row++) {
-        total += x[row * params.columns + column];
+        total += f32(x[row * params.columns + column]);
     }
     let at = group.y * params.columns + column;
     y[at] = select(0.0, y[at], params.accumulate != 0u) + params.alpha * total;
@@ -67,7 +68,7 @@ fn sum_pairs(
     var sums = vec2(0.0);
     for (var row = 0u; row < params.rows; row++) {
         let at = row * 2u * params.columns + column;
-        sums += vec2(x[at], x[at + params.columns]);
+        sums += vec2<f32>(vec2(x[at], x[at + params.columns]));
     }
     y[column] = sums.x;
     z[column] = sums.y;

@@ -6,15 +6,16 @@ use crate::checkpoint::{Checkpoint, Entry};
 use crate::gpu::{Grid, Kernel, Memory, Params as _, Recorder, Source, params, source};
 use crate::nn::Parameters;
 use crate::tape::Gradients;
-use crate::{Error, Gpu, Result, Tensor, ops};
+use crate::{Error, Gpu, Result, Tape, Tensor, ops};
 
 const SOURCES: &[Source] = &[source!("optim"), source!("lib/vectors")];
 
 static SQUARE_SUMS: Kernel = kernel("square_sums", &["gradient", "squares"]);
 static GLOBAL_NORM: Kernel = kernel("global_norm", &["sums", "step", "norm_out"]);
+static SCALED_NORM: Kernel = kernel("scaled_norm", &["sums", "step", "norm_out", "scaling"]);
 static ADAMW: Kernel =
     kernel("adamw", &["gradient", "groups_of", "step", "norm", "parameter", "m", "v"]);
-pub(crate) const KERNELS: &[&Kernel] = &[&SQUARE_SUMS, &GLOBAL_NORM, &ADAMW];
+pub(crate) const KERNELS: &[&Kernel] = &[&SQUARE_SUMS, &GLOBAL_NORM, &SCALED_NORM, &ADAMW];
 
 const fn kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
     Kernel::new("optim", entry, SOURCES, Params::FIELDS, bindings)
@@ -35,6 +36,9 @@ params! {
 /// Spans of `lib/vectors.wgsl` in a partial sum of squares.
 const SPANS: usize = 4;
 
+/// The name of a loss scale's state in a checkpoint.
+const LOSS_SCALE: &str = "optimizer.loss_scale";
+
 /// What an [`AdamW`] does, apart from the learning rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamWSettings {
@@ -46,11 +50,13 @@ pub struct AdamWSettings {
     pub max_norm: Option<f32>,
     /// Steps over which gradients are added up before an update; their mean counts.
     pub accumulate: usize,
+    /// Whether gradients are those of a multiple of the loss, as mixed precision wants: see [`LossScale`].
+    pub loss_scale: bool,
 }
 
 impl Default for AdamWSettings {
     fn default() -> Self {
-        Self { betas: [0.9, 0.999], eps: 1e-8, max_norm: None, accumulate: 1 }
+        Self { betas: [0.9, 0.999], eps: 1e-8, max_norm: None, accumulate: 1, loss_scale: false }
     }
 }
 
@@ -65,10 +71,46 @@ pub struct AdamW {
     buffers: Vec<Buffer>,
     /// `[4]`: learning rate, bias corrections, factor of the gradient.
     step: Tensor,
-    /// `[2]`: the gradient's norm before clipping, the factor of clipping.
+    /// `[3]`: the gradient's norm before clipping, the factor that it gets, whether it is finite.
     norm: Tensor,
-    /// Updates so far.
+    loss_scale: Option<LossScale>,
+    /// Updates so far, with those that were left out.
     updates: u64,
+}
+
+/// A factor of the loss, and so of every gradient, that keeps small gradients within the range of 16 bits
+/// (Micikevicius et al. 2018, <https://arxiv.org/abs/1710.03740>). Equals `torch.amp.GradScaler` with its
+/// default settings but for an upper bound, 2²⁴.
+///
+/// An update whose gradient is not finite is left out, and the factor halved; after 2000 good updates in a
+/// row it doubles. The device does all that by itself.
+#[derive(Debug)]
+pub struct LossScale {
+    memory: Memory,
+    /// `[3]`: factor, good updates in a row, updates left out.
+    state: Tensor,
+    /// As the last [`AdamW::prepare`] has seen it.
+    seen: Scaled,
+}
+
+/// Where a [`LossScale`] stands.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scaled {
+    /// The factor of the loss.
+    pub factor: f32,
+    /// Updates that were left out so far, for their gradient was not finite.
+    pub left_out: u64,
+}
+
+impl LossScale {
+    /// `GradScaler`'s `init_scale`.
+    const FIRST: f32 = 65536.0;
+
+    fn new() -> Self {
+        let memory = Memory::new("loss scale");
+        let state = Tensor::within(&memory, [3].into());
+        Self { memory, state, seen: Scaled { factor: Self::FIRST, left_out: 0 } }
+    }
 }
 
 /// One buffer of parameters and what belongs to it.
@@ -102,13 +144,14 @@ impl AdamW {
             settings,
             buffers: buffers.collect(),
             step: Tensor::pinned("optimiser step", [4]),
-            norm: Tensor::pinned("gradient norm", [2]),
+            norm: Tensor::pinned("gradient norm", [3]),
+            loss_scale: settings.loss_scale.then(LossScale::new),
             updates: 0,
         }
     }
 
     /// Sets, for each parameter by name and number of axes, the factor of its learning rate and its
-    /// weight decay.
+    /// weight decay; and the loss scale to its first value. Without it nothing is learnt.
     ///
     /// # Errors
     ///
@@ -132,7 +175,23 @@ impl AdamW {
             }
             buffer.groups.write(gpu, &table)?;
         }
+        if let Some(LossScale { state, .. }) = &self.loss_scale {
+            state.write(gpu, &[LossScale::FIRST, 0.0, 0.0])?;
+        }
         Ok(())
+    }
+
+    /// Runs `tape` backwards from a loss of shape `[1]`, times the [`LossScale`] if there is one.
+    pub fn backward(&self, tape: Tape, loss: &Tensor) -> (Recorder, Gradients) {
+        match &self.loss_scale {
+            Some(scale) => tape.backward_from(&[(loss, Tensor::all_of(&scale.memory, 1))]),
+            None => tape.backward(loss),
+        }
+    }
+
+    /// The factor of the loss, if it has one, as the last [`prepare`](Self::prepare) has seen it.
+    pub fn loss_scale(&self) -> Option<Scaled> {
+        self.loss_scale.as_ref().map(|scale| scale.seen)
     }
 
     /// Records what follows the backward pass of each step: gradients to their places, and, when
@@ -188,8 +247,17 @@ impl AdamW {
         }
         let sums = ops::sum_rows(recorder, &squares, rows, lanes);
         let total = Params { parts: 1, ..params(0) };
-        let bound = [&sums, &self.step, &self.norm];
-        vectors.set(recorder.run(&GLOBAL_NORM, total, &bound, Grid::rows(1)));
+        let dispatch = match &self.loss_scale {
+            Some(LossScale { state, .. }) => {
+                let bound = [&sums, &self.step, &self.norm, state];
+                recorder.run(&SCALED_NORM, total, &bound, Grid::rows(1))
+            }
+            None => {
+                let bound = [&sums, &self.step, &self.norm];
+                recorder.run(&GLOBAL_NORM, total, &bound, Grid::rows(1))
+            }
+        };
+        vectors.set(dispatch);
         for buffer in &self.buffers {
             let total = buffer.total.as_ref();
             let [gradient, values, m, v] =
@@ -199,6 +267,7 @@ impl AdamW {
             let grid = vectors.grid(buffer.len);
             vectors
                 .set(recorder.run(&ADAMW, params(buffer.len), &bound, grid))
+                .constant("SCALED", self.loss_scale.is_some())
                 .flops(16 * buffer.len);
             if let Some(total) = total {
                 ops::clear(recorder, &buffer.whole(total));
@@ -207,27 +276,35 @@ impl AdamW {
         recorder.enter(outer);
     }
 
-    /// Writes what the next update needs; call before each replay that contains one.
+    /// Writes what the next update needs; call before each replay that contains one. With a loss scale it
+    /// waits for the last update.
     ///
     /// # Errors
     ///
-    /// [`Error::Device`] when the device has no room.
+    /// [`Error::Device`] when the device has no room or was lost.
     pub fn prepare(&mut self, gpu: &Gpu, lr: f64) -> Result<()> {
+        // Moments know nothing of updates that were left out.
+        let mut left_out = 0;
+        if let Some(LossScale { state, seen, .. }) = &mut self.loss_scale {
+            let state = state.read(gpu)?;
+            left_out = state[2] as u64;
+            *seen = Scaled { factor: state[0], left_out };
+        }
         self.updates += 1;
         let [beta1, beta2] = self.settings.betas.map(f64::from);
-        let n = self.updates.min(i32::MAX as u64) as i32;
+        let n = (self.updates - left_out).min(i32::MAX as u64) as i32;
         let corrections = [1.0 - beta1.powi(n), (1.0 - beta2.powi(n)).sqrt()];
         let factor = 1.0 / self.settings.accumulate as f64;
         self.step.write(gpu, &[lr, corrections[0], corrections[1], factor].map(|v| v as f32))
     }
 
-    /// Updates so far.
+    /// Updates so far, with those that were left out for their gradient was not finite.
     pub fn updates(&self) -> u64 {
         self.updates
     }
 
-    /// `[2]`: the global L2 norm of the last update's gradient before clipping, and the factor that
-    /// clipping gave it.
+    /// `[3]`: the global L2 norm of the last update's gradient before clipping; the factor that this update
+    /// gave what the backward passes had added up; and whether that was finite, 1 or 0.
     pub fn norm(&self) -> &Tensor {
         &self.norm
     }
@@ -249,6 +326,10 @@ impl AdamW {
             checkpoint.insert(format!("optimizer.m.{name}"), entry(m.read(gpu)?));
             checkpoint.insert(format!("optimizer.v.{name}"), entry(v.read(gpu)?));
         }
+        if let Some(LossScale { state, .. }) = &self.loss_scale {
+            let entry = Entry::from_f32(state.shape().clone(), &state.read(gpu)?);
+            checkpoint.insert(LOSS_SCALE.to_owned(), entry);
+        }
         Ok(())
     }
 
@@ -265,28 +346,31 @@ impl AdamW {
         path: &Path,
         updates: u64,
     ) -> Result<()> {
-        for (name, moments) in self.moments(parameters) {
-            for (kind, tensor) in ["m", "v"].into_iter().zip(moments) {
-                let name = format!("optimizer.{kind}.{name}");
-                let Some(entry) = checkpoint.get(&name) else {
-                    return Err(Error::MissingParameters {
-                        path: path.to_owned(),
-                        names: vec![name],
-                    });
-                };
-                if entry.shape() != tensor.shape() {
-                    return Err(Error::ParameterShape {
-                        path: path.to_owned(),
-                        name,
-                        found: entry.shape().clone(),
-                        wanted: tensor.shape().clone(),
-                    });
-                }
-                let values = entry
-                    .to_f32()
-                    .map_err(|e| Error::invalid_file(path, format!("{name}: {e}")))?;
-                tensor.write(gpu, &values)?;
+        let take = |name: String, tensor: &Tensor| -> Result<()> {
+            let Some(entry) = checkpoint.get(&name) else {
+                let names = vec![name];
+                return Err(Error::MissingParameters { path: path.to_owned(), names });
+            };
+            if entry.shape() != tensor.shape() {
+                return Err(Error::ParameterShape {
+                    path: path.to_owned(),
+                    name,
+                    found: entry.shape().clone(),
+                    wanted: tensor.shape().clone(),
+                });
             }
+            let broken = |e| Error::invalid_file(path, format!("{name}: {e}"));
+            tensor.write(gpu, &entry.to_f32().map_err(broken)?)
+        };
+        for (name, [m, v]) in self.moments(parameters) {
+            take(format!("optimizer.m.{name}"), &m)?;
+            take(format!("optimizer.v.{name}"), &v)?;
+        }
+        // A run may go on in mixed precision that began without.
+        if let Some(scale) =
+            self.loss_scale.as_ref().filter(|_| checkpoint.get(LOSS_SCALE).is_some())
+        {
+            take(LOSS_SCALE.to_owned(), &scale.state)?;
         }
         self.updates = updates;
         Ok(())

@@ -20,6 +20,7 @@ pub struct Tape {
     random: Option<Tensor>,
     streams: u32,
     checkpointing: bool,
+    mixed: bool,
     /// Within a segment that will be recorded again.
     forgetting: bool,
     /// What scopes have made, if somebody wants to know.
@@ -65,6 +66,7 @@ impl Tape {
             random: None,
             streams: 0,
             checkpointing: false,
+            mixed: false,
             forgetting: false,
             heard: None,
             last: None,
@@ -86,6 +88,34 @@ impl Tape {
     pub fn checkpointing(mut self, yes: bool) -> Self {
         self.checkpointing = yes;
         self
+    }
+
+    /// Whether linear layers and convolutions read operands of 16 bits (mixed precision): inputs and weights are
+    /// rounded, sums have 32 bits. Gradients of their outputs are rounded, too, so small ones vanish
+    /// unless the loss is scaled: see [`LossScale`](crate::optim::LossScale).
+    ///
+    /// # Panics
+    ///
+    /// If the device has no such numbers: see [`Profile::half`].
+    pub fn mixed(mut self, yes: bool) -> Self {
+        assert!(!yes || self.recorder.profile().half, "mixed precision on a device without f16");
+        self.mixed = yes;
+        self
+    }
+
+    /// A tensor for a kernel to write to, of 16 bits in mixed precision.
+    pub(crate) fn empty_operand(&self, shape: impl Into<Shape>) -> Tensor {
+        let y = self.recorder.empty(shape);
+        if self.mixed { y.half() } else { y }
+    }
+
+    /// `x`, of 16 bits in mixed precision, for a kernel to read. Not recorded: `x` stays the input of the op.
+    pub(crate) fn operand(&mut self, x: &Tensor) -> Tensor {
+        if !self.mixed || x.is_half() {
+            return x.clone();
+        }
+        let narrow = ops::narrowed(&mut self.recorder, x);
+        if x.is_tracked() { narrow.tracked() } else { narrow }
     }
 
     /// Keeps what each [`scope`](Self::scope) makes, for [`heard`](Self::heard).
@@ -195,7 +225,7 @@ impl Tape {
         if !self.training || !self.checkpointing || self.forgetting {
             return ops(self, x);
         }
-        let (random, streams) = (self.random.clone(), self.streams);
+        let (random, streams, mixed) = (self.random.clone(), self.streams, self.mixed);
         self.forgetting = true;
         let outputs = ops(self, x);
         self.forgetting = false;
@@ -208,7 +238,7 @@ impl Tape {
                 return;
             }
             let profile = recorder.profile().clone();
-            let mut tape = Self { random, streams, ..Self::training(&profile) };
+            let mut tape = Self { random, streams, mixed, ..Self::training(&profile) };
             std::mem::swap(&mut tape.recorder, recorder);
             let start = tape.recorder.len();
             for (id, output) in ids.iter().zip(ops(&mut tape, &x)) {

@@ -73,7 +73,8 @@ impl TensorId {
     }
 }
 
-/// A contiguous, row-major array of 4-byte elements (`f32`, or `u32` for labels and indices).
+/// A contiguous, row-major array of 4-byte elements (`f32`, or `u32` for labels and indices). In mixed
+/// precision there are some of 2 bytes (`f16`) within a step, which only kernels see.
 ///
 /// Clones and [`reshape`](Self::reshape)d views are the same tensor: they share identity, elements
 /// and gradient.
@@ -83,6 +84,7 @@ pub struct Tensor {
     shape: Shape,
     place: Place,
     tracked: bool,
+    half: bool,
 }
 
 /// Where a tensor's elements are.
@@ -101,7 +103,7 @@ impl Tensor {
     ///
     /// [`Recorder::empty`]: crate::gpu::Recorder::empty
     pub(crate) fn planned(shape: Shape) -> Self {
-        Self { id: TensorId::next(), shape, place: Place::Planned, tracked: false }
+        Self { id: TensorId::next(), shape, place: Place::Planned, tracked: false, half: false }
     }
 
     /// A tensor with memory of its own: an input, a result, a state. Nothing is allocated before
@@ -118,7 +120,7 @@ impl Tensor {
         let (height, width) = (view.texture().height(), view.texture().width());
         let shape = Shape::from([height as usize, width as usize]);
         let place = Place::Texture(view.clone());
-        Self { id: TensorId::next(), shape, place, tracked: false }
+        Self { id: TensorId::next(), shape, place, tracked: false, half: false }
     }
 
     /// Whether the elements are the pixels of a texture.
@@ -130,13 +132,13 @@ impl Tensor {
     pub(crate) fn within(memory: &Memory, shape: Shape) -> Self {
         let offset = memory.reserve(4 * shape.len() as u64);
         let place = Place::Pinned { memory: memory.clone(), offset };
-        Self { id: TensorId::next(), shape, place, tracked: false }
+        Self { id: TensorId::next(), shape, place, tracked: false, half: false }
     }
 
     /// The first `len` elements of `memory`, across all tensors in it.
     pub(crate) fn all_of(memory: &Memory, len: usize) -> Self {
         let place = Place::Pinned { memory: memory.clone(), offset: 0 };
-        Self { id: TensorId::next(), shape: [len].into(), place, tracked: false }
+        Self { id: TensorId::next(), shape: [len].into(), place, tracked: false, half: false }
     }
 
     /// A tensor at the same offset of another memory: a parameter's gradient, a moment.
@@ -149,7 +151,7 @@ impl Tensor {
             panic!("only pinned tensors have twins")
         };
         let place = Place::Pinned { memory: memory.clone(), offset };
-        Self { id: TensorId::next(), shape: self.shape.clone(), place, tracked: false }
+        Self { id: TensorId::next(), shape: self.shape.clone(), place, tracked: false, half: false }
     }
 
     /// Uploads `data` into a new pinned tensor.
@@ -210,6 +212,26 @@ impl Tensor {
         }
         let bytes = gpu.download(memory.buffer(gpu)?, *offset, size)?;
         Ok(bytemuck::pod_collect_to_vec(&bytes))
+    }
+
+    /// The same tensor with elements of 2 bytes.
+    pub(crate) fn half(mut self) -> Self {
+        assert!(
+            matches!(self.place, Place::Planned),
+            "only tensors of a step have 2-byte elements"
+        );
+        self.half = true;
+        self
+    }
+
+    /// Whether elements have 2 bytes.
+    pub(crate) fn is_half(&self) -> bool {
+        self.half
+    }
+
+    /// Bytes of all elements.
+    pub(crate) fn bytes(&self) -> u64 {
+        (if self.half { 2 } else { 4 }) * self.shape.len() as u64
     }
 
     /// Marks the tensor as a leaf that gradients are wanted for.

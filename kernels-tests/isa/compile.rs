@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString};
 use ash::{khr, vk};
 use naga::back::spv;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
-use semask_gpu::gpu::{Access, Profile, Program};
+use semask_gpu::gpu::{Access, Dialect, Profile, Program};
 use semask_gpu::model::{Model, ModelConfig};
 use semask_gpu::train::recipe::Recipe;
 use semask_gpu::train::step::Step;
@@ -36,13 +36,17 @@ fn name(program: &Program) -> String {
     for (constant, value) in &program.constants {
         name += &format!(" {constant}={value}");
     }
-    if program.subgroup { name + " subgroup" } else { name }
+    let Dialect { subgroup, half } = program.dialect;
+    for (yes, what) in [(subgroup, " subgroup"), (half, " half")] {
+        name += if yes { what } else { "" };
+    }
+    name
 }
 
 /// As wgpu makes it for kernels that are not checked; and the invocations of a workgroup.
 fn spirv(program: &Program) -> (Vec<u32>, u32) {
     let kernel = program.kernel;
-    let wgsl = kernel.wgsl(program.subgroup);
+    let wgsl = kernel.wgsl(program.dialect);
     let module = naga::front::wgsl::parse_str(&wgsl).expect("the shader tests parse it");
     let mut validator = Validator::new(ValidationFlags::all(), Capabilities::all());
     let info = validator.validate(&module).expect("the shader tests validate it");
@@ -104,14 +108,14 @@ pub(crate) fn all(driver: &str) -> Reports {
             let (spirv, invocations) = spirv(program);
             let create = vk::ShaderModuleCreateInfo::default().code(&spirv);
             let module = device.create_shader_module(&create, None).expect("a module");
-            let bindings: Vec<_> = (program.kernel.binding_numbers().iter())
-                .map(|(number, access)| {
-                    let kind = match access {
+            let bindings: Vec<_> = (program.kernel.declarations().iter())
+                .map(|binding| {
+                    let kind = match binding.access {
                         Access::Uniform => vk::DescriptorType::UNIFORM_BUFFER,
                         Access::Read | Access::Write => vk::DescriptorType::STORAGE_BUFFER,
                     };
                     vk::DescriptorSetLayoutBinding::default()
-                        .binding(*number)
+                        .binding(binding.number)
                         .descriptor_type(kind)
                         .descriptor_count(1)
                         .stage_flags(vk::ShaderStageFlags::COMPUTE)

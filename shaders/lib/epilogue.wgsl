@@ -19,8 +19,8 @@ fn finish_bias(row: u32, col: u32, batch: u32, value: f32) {
 fn finish_gelu(row: u32, col: u32, value: f32) {
     let at = row * params.c_row + col;
     let v = value + bias[col];
-    preactivation[at] = v;
-    c[at] = gelu(v);
+    preactivation[at] = Real(v);
+    activation[at] = Real(gelu(v));
 }
 
 fn finish_residual(row: u32, col: u32, value: f32) {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use super::kernel::{Access, Kernel};
+use super::kernel::{Binding, Dialect, Kernel};
 use super::recorder::{Dispatch, Recorder};
 use super::tune::Tuning;
 use crate::{Error, Result};
@@ -37,14 +37,14 @@ struct Inner {
 /// A pipeline that is compiled once, by whoever needs it first.
 type PipelineCell = Arc<OnceLock<Arc<Pipeline>>>;
 
-/// Kernel (by address: its sources may differ where its names do not), variant, constants.
-type PipelineKey = (usize, bool, Vec<(&'static str, u64)>);
+/// Kernel (by address: its sources may differ where its names do not), dialect, constants.
+type PipelineKey = (usize, Dialect, Vec<(&'static str, u64)>);
 
 /// WGSL that is read and validated once for all of its entry points.
 type ModuleCell = Arc<OnceLock<wgpu::ShaderModule>>;
 
-/// Sources (by address and number), variant.
-type ModuleKey = (usize, usize, bool);
+/// Sources (by address and number), dialect.
+type ModuleKey = (usize, usize, Dialect);
 
 /// What kernels and plans need to know of a device; [`Gpu::profile`] tells a real one's.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,6 +57,8 @@ pub struct Profile {
     /// Whether kernels made for eight lanes of a CPU's vectors run well: a driver on a CPU whose subgroups
     /// are eight invocations, with integers of 64 bits.
     pub lanes: bool,
+    /// Whether shaders have floating-point numbers of 16 bits.
+    pub half: bool,
     /// Largest binding in bytes.
     pub max_binding: u64,
     /// Largest buffer in bytes.
@@ -75,6 +77,7 @@ impl Default for Profile {
             cpu: false,
             subgroup_size: None,
             lanes: false,
+            half: false,
             max_binding: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,
             uniform_alignment: limits.min_uniform_buffer_offset_alignment,
@@ -105,6 +108,7 @@ impl Profile {
             cpu,
             subgroup_size,
             lanes: cpu && long && subgroup_size == Some(8),
+            half: features.contains(wgpu::Features::SHADER_F16),
             max_binding: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,
             uniform_alignment: limits.min_uniform_buffer_offset_alignment.max(16),
@@ -213,6 +217,7 @@ impl Gpu {
         let useful = wgpu::Features::SUBGROUP
             | wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::SHADER_INT64
+            | wgpu::Features::SHADER_F16
             | wgpu::Features::PIPELINE_CACHE;
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
@@ -455,9 +460,9 @@ impl Gpu {
 
     /// Where the pipeline of a dispatch is, or will be.
     fn place(&self, dispatch: &Dispatch) -> PipelineCell {
-        let Dispatch { kernel, constants, subgroup, .. } = dispatch;
+        let Dispatch { kernel, constants, dialect, .. } = dispatch;
         let bits = constants.iter().map(|(name, value)| (*name, value.to_bits())).collect();
-        let key = (std::ptr::from_ref(*kernel).addr(), *subgroup, bits);
+        let key = (std::ptr::from_ref(*kernel).addr(), *dialect, bits);
         let mut pipelines = self.inner.pipelines.lock().expect("no panic while held");
         pipelines.entry(key).or_default().clone()
     }
@@ -498,19 +503,19 @@ impl Gpu {
 
     /// The WGSL of a dispatch, ready to make pipelines of.
     fn module(&self, dispatch: &Dispatch) -> wgpu::ShaderModule {
-        let Dispatch { kernel, subgroup, .. } = dispatch;
-        let key = (kernel.sources.as_ptr().addr(), kernel.sources.len(), *subgroup);
+        let Dispatch { kernel, dialect, .. } = dispatch;
+        let key = (kernel.sources.as_ptr().addr(), kernel.sources.len(), *dialect);
         let cell = {
             let mut modules = self.inner.modules.lock().expect("no panic while held");
             modules.entry(key).or_default().clone()
         };
-        cell.get_or_init(|| self.new_module(kernel, *subgroup)).clone()
+        cell.get_or_init(|| self.new_module(kernel, *dialect)).clone()
     }
 
-    fn new_module(&self, kernel: &Kernel, subgroup: bool) -> wgpu::ShaderModule {
+    fn new_module(&self, kernel: &Kernel, dialect: Dialect) -> wgpu::ShaderModule {
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(kernel.file),
-            source: wgpu::ShaderSource::Wgsl(kernel.wgsl(subgroup).into()),
+            source: wgpu::ShaderSource::Wgsl(kernel.wgsl(dialect).into()),
         };
         if self.inner.checked {
             return self.device().create_shader_module(descriptor);
@@ -543,7 +548,7 @@ impl Gpu {
             cache: self.inner.cache.get(),
         });
         let layout = pipeline.get_bind_group_layout(0);
-        Pipeline { label, pipeline, layout, bindings: kernel.binding_numbers() }
+        Pipeline { label, pipeline, layout, bindings: kernel.declarations() }
     }
 }
 
@@ -576,7 +581,7 @@ pub(super) struct Pipeline {
     pub(super) pipeline: wgpu::ComputePipeline,
     pub(super) layout: wgpu::BindGroupLayout,
     /// Of `params`, then of the tensors in the order of `Kernel::bindings`.
-    pub(super) bindings: &'static [(u32, Access)],
+    pub(super) bindings: &'static [Binding],
 }
 
 /// `size` in MiB, for messages.

@@ -128,7 +128,7 @@ pub(super) struct BoundHostStep {
 }
 
 fn bytes(tensor: &Tensor) -> u64 {
-    4 * tensor.shape().len() as u64
+    tensor.bytes()
 }
 
 impl BoundHostStep {

@@ -21,39 +21,58 @@ pub struct Kernel {
     pub lanes: bool,
 }
 
-/// One file of WGSL, and the file that takes its place where the device has subgroups.
+/// One file of WGSL, and the file that takes its place in another [`Dialect`].
 #[derive(Clone, Copy, Debug)]
 pub struct Source {
     /// The text for any device.
     pub text: &'static str,
     /// The same functions made of subgroup operations.
     pub subgroup: Option<&'static str>,
+    /// The same names for numbers of 16 bits.
+    pub half: Option<&'static str>,
 }
 
-/// `source!("file")` or `source!("file", subgroup "file")`: files under `shaders/`.
+/// `source!("file")`, `source!("file", subgroup "file")` or `source!("file", half "file")`: files under
+/// `shaders/`.
 macro_rules! source {
-    ($file:literal) => {
-        $crate::gpu::Source {
-            text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $file, ".wgsl")),
+    (text $file:literal) => {
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $file, ".wgsl"))
+    };
+    ($file:literal $(, $dialect:ident $other:literal)?) => {{
+        #[allow(unused_mut, reason = "most files have one dialect")]
+        let mut source = $crate::gpu::Source {
+            text: $crate::gpu::source!(text $file),
             subgroup: None,
-        }
-    };
-    ($file:literal, subgroup $other:literal) => {
-        $crate::gpu::Source {
-            text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $file, ".wgsl")),
-            subgroup: Some(include_str!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/shaders/",
-                $other,
-                ".wgsl"
-            ))),
-        }
-    };
+            half: None,
+        };
+        $(source.$dialect = Some($crate::gpu::source!(text $other));)?
+        source
+    }};
 }
 pub(crate) use source;
 
+/// What a kernel's WGSL makes use of, beyond what every device has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Dialect {
+    /// Subgroup operations.
+    pub subgroup: bool,
+    /// Floating-point numbers of 16 bits: bindings declared as arrays of `Real` have them, others do not.
+    pub half: bool,
+}
+
 /// A field of a `Params` struct: its name and byte offset.
 pub type Field = (&'static str, usize);
+
+/// A variable of a shader that the host binds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// `@binding(…)`
+    pub number: u32,
+    /// What the kernel does with it.
+    pub access: Access,
+    /// Whether its elements are of 16 bits in the [`Dialect`] that has them.
+    pub real: bool,
+}
 
 /// What a kernel does with a binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,19 +107,30 @@ impl Kernel {
         format!("{}.{}", self.file, self.entry)
     }
 
-    /// Whether there is a variant made of subgroup operations.
-    pub fn has_subgroup_variant(&self) -> bool {
-        self.sources.iter().any(|s| s.subgroup.is_some())
+    /// The dialects that there are of it.
+    pub fn dialects(&self) -> Vec<Dialect> {
+        let subgroups = self.sources.iter().any(|s| s.subgroup.is_some());
+        let halves = self.sources.iter().any(|s| s.half.is_some());
+        let all = [(false, false), (true, false), (false, true), (true, true)];
+        all.into_iter()
+            .filter(|&(subgroup, half)| (subgroups || !subgroup) && (halves || !half))
+            .map(|(subgroup, half)| Dialect { subgroup, half })
+            .collect()
     }
 
-    /// The whole WGSL module; `subgroup` chooses the variant made of subgroup operations.
-    pub fn wgsl(&self, subgroup: bool) -> String {
-        let pick = |s: &Source| if subgroup { s.subgroup.unwrap_or(s.text) } else { s.text };
-        let parts: Vec<_> = self.sources.iter().map(pick).collect();
-        parts.concat()
+    /// The whole WGSL module.
+    pub fn wgsl(&self, dialect: Dialect) -> String {
+        let pick = |source: &Source| match source {
+            Source { half: Some(half), .. } if dialect.half => *half,
+            Source { subgroup: Some(subgroup), .. } if dialect.subgroup => *subgroup,
+            Source { text, .. } => *text,
+        };
+        // Before the comment that every file begins with, so that line numbers stay.
+        let directives = if dialect.half { "enable f16; " } else { "" };
+        std::iter::once(directives).chain(self.sources.iter().map(pick)).collect()
     }
 
-    /// The binding number and access of `params` and then of [`bindings`](Self::bindings).
+    /// `params` and then [`bindings`](Self::bindings), as the shader declares them.
     ///
     /// Read off the declarations, each of which is one line of the form
     /// `@group(0) @binding(3) var<storage, read> dy: array<f32>;`, or of a texture, without `<…>`.
@@ -108,9 +138,9 @@ impl Kernel {
     /// # Panics
     ///
     /// If the shader does not declare one of them.
-    pub fn binding_numbers(&self) -> &'static [(u32, Access)] {
+    pub fn declarations(&self) -> &'static [Binding] {
         // A plan asks for every dispatch, so each is read once. Equal addresses are equal lists.
-        type Known = RwLock<HashMap<[usize; 4], &'static [(u32, Access)]>>;
+        type Known = RwLock<HashMap<[usize; 4], &'static [Binding]>>;
         static KNOWN: LazyLock<Known> = LazyLock::new(Known::default);
         let Self { sources, bindings, .. } = self;
         let key =
@@ -118,26 +148,24 @@ impl Kernel {
         if let Some(known) = KNOWN.read().expect("no panic while held").get(&key) {
             return known;
         }
-        let numbers: &'static [(u32, Access)] = self.read_binding_numbers().leak();
-        KNOWN.write().expect("no panic while held").insert(key, numbers);
-        numbers
+        let declared: &'static [Binding] = self.read_declarations().leak();
+        KNOWN.write().expect("no panic while held").insert(key, declared);
+        declared
     }
 
-    fn read_binding_numbers(&self) -> Vec<(u32, Access)> {
+    fn read_declarations(&self) -> Vec<Binding> {
         let lines = self.sources.iter().flat_map(|s| s.text.lines());
         let declared: Vec<_> = lines.filter_map(declaration).collect();
         let find = |name: &str| {
-            let found = declared.iter().find(|(declared, ..)| *declared == name);
-            let (_, number, access) =
-                found.unwrap_or_else(|| panic!("{}.wgsl declares no {name}", self.file));
-            (*number, *access)
+            let found = declared.iter().find(|(declared, _)| *declared == name);
+            found.unwrap_or_else(|| panic!("{}.wgsl declares no {name}", self.file)).1
         };
         std::iter::once("params").chain(self.bindings.iter().copied()).map(find).collect()
     }
 }
 
-/// The name, binding number and access that `line` declares.
-fn declaration(line: &str) -> Option<(&str, u32, Access)> {
+/// The name and binding that `line` declares.
+fn declaration(line: &str) -> Option<(&str, Binding)> {
     let (number, rest) = line.strip_prefix("@group(0) @binding(")?.split_once(") var")?;
     let (space, rest) = match rest.strip_prefix('<') {
         Some(rest) => rest.split_once('>')?,
@@ -151,7 +179,7 @@ fn declaration(line: &str) -> Option<(&str, u32, Access)> {
         "storage, read" => Access::Read,
         _ => Access::Write,
     };
-    Some((name, number.parse().ok()?, access))
+    Some((name, Binding { number: number.parse().ok()?, access, real: ty.contains("Real") }))
 }
 
 /// Small constants of one dispatch, bound as the uniform `params`.

@@ -168,8 +168,11 @@ impl Layout {
             }
             let Some(dispatch) = recorder.dispatches.get(at) else { break };
             let label = dispatch.kernel.label();
-            let accesses = dispatch.kernel.binding_numbers();
-            for (tensor, (_, access)) in dispatch.tensors.iter().zip(&accesses[1..]) {
+            for (tensor, binding) in
+                dispatch.tensors.iter().zip(&dispatch.kernel.declarations()[1..])
+            {
+                let half = binding.real && dispatch.dialect.half;
+                assert_eq!(tensor.is_half(), half, "{label}: bits of {:?}", tensor.shape());
                 if texture(tensor).is_some() {
                     continue;
                 }
@@ -182,7 +185,10 @@ impl Layout {
                 let size = slot_size(tensor);
                 let i = *index.entry(tensor.id()).or_insert_with(|| {
                     // A step's memory starts out with what the last replay left in it.
-                    assert!(*access == Access::Write, "{label} reads a tensor that nothing wrote");
+                    assert!(
+                        binding.access == Access::Write,
+                        "{label} reads a tensor that nothing wrote"
+                    );
                     lifetimes.push(Lifetime { first: at, last: at, size });
                     lifetimes.len() - 1
                 });
@@ -243,7 +249,7 @@ fn texture(tensor: &Tensor) -> Option<&wgpu::TextureView> {
 
 /// Bytes that a tensor takes; vectors of four may be bound, so a multiple of 16.
 fn slot_size(tensor: &Tensor) -> u64 {
-    (4 * tensor.shape().len() as u64).max(16).next_multiple_of(16)
+    tensor.bytes().max(16).next_multiple_of(16)
 }
 
 /// A guess of how long a dispatch runs, for cutting submissions.
@@ -321,7 +327,7 @@ impl Plan {
             let pipeline = gpu.pipeline(dispatch);
             let places: Vec<_> = dispatch.tensors.iter().map(|t| resolve(recorder, t)).collect();
             let mut entries = Vec::with_capacity(1 + places.len());
-            for ((tensor, place), (binding, _)) in
+            for ((tensor, place), binding) in
                 dispatch.tensors.iter().zip(&places).zip(&pipeline.bindings[1..])
             {
                 let resource = if let Some(view) = texture(tensor) {
@@ -334,7 +340,7 @@ impl Plan {
                     let size = wgpu::BufferSize::new(slot_size(tensor));
                     wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
                 };
-                entries.push(wgpu::BindGroupEntry { binding: *binding, resource });
+                entries.push(wgpu::BindGroupEntry { binding: binding.number, resource });
             }
             let mut bind = |first| {
                 let params = wgpu::BufferBinding {
@@ -343,7 +349,7 @@ impl Plan {
                     size: wgpu::BufferSize::new(dispatch.params.len() as u64),
                 };
                 entries.push(wgpu::BindGroupEntry {
-                    binding: pipeline.bindings[0].0,
+                    binding: pipeline.bindings[0].number,
                     resource: wgpu::BindingResource::Buffer(params),
                 });
                 let bind_group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
@@ -686,20 +692,20 @@ fn refusal(dispatch: &Dispatch, i: usize, profile: &Profile) -> Option<Error> {
 /// Refuses what wgpu would refuse, in words that name the kernel.
 fn check_bindings(gpu: &Gpu, recorder: &Recorder) -> Result<()> {
     for dispatch in &recorder.dispatches {
-        let accesses = dispatch.kernel.binding_numbers();
-        let bound: Vec<_> = dispatch.tensors.iter().zip(&accesses[1..]).collect();
-        for (i, (tensor, (_, access))) in bound.iter().enumerate() {
+        let bindings = &dispatch.kernel.declarations()[1..];
+        let bound: Vec<_> = dispatch.tensors.iter().zip(bindings).collect();
+        for (i, (tensor, binding)) in bound.iter().enumerate() {
             if let Some(error) = refusal(dispatch, i, gpu.profile()) {
                 return Err(error);
             }
-            for (other, (_, other_access)) in &bound[..i] {
+            for (other, other_binding) in &bound[..i] {
                 let same = match (resolve(recorder, tensor), resolve(recorder, other)) {
                     (Some((a, _)), Some((b, _))) => a.is(&b),
                     (None, None) => tensor.id() == other.id(),
                     _ => false,
                 };
                 assert!(
-                    !same || access == other_access,
+                    !same || binding.access == other_binding.access,
                     "{} reads and writes one buffer as {}",
                     dispatch.kernel.label(),
                     dispatch.kernel.bindings[i]

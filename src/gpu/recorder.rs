@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::host::HostStep;
-use super::{Access, Kernel, Memory, Params, Profile};
+use super::{Access, Dialect, Kernel, Memory, Params, Profile};
 use crate::tensor::{Place, TensorId};
 use crate::{Shape, Tensor};
 
@@ -47,7 +47,7 @@ impl Grid {
 pub struct Dispatch {
     pub(super) kernel: &'static Kernel,
     pub(super) constants: Vec<(&'static str, f64)>,
-    pub(super) subgroup: bool,
+    pub(super) dialect: Dialect,
     pub(super) params: Vec<u8>,
     pub(super) tensors: Vec<Tensor>,
     pub(super) grid: Grid,
@@ -66,7 +66,13 @@ impl Dispatch {
 
     /// Chooses the variant made of subgroup operations.
     pub fn subgroup(&mut self, yes: bool) -> &mut Self {
-        self.subgroup = yes && self.kernel.has_subgroup_variant();
+        self.dialect.subgroup = yes && self.kernel.sources.iter().any(|s| s.subgroup.is_some());
+        self
+    }
+
+    /// Chooses the variant in which the elements of bindings of the type `Real` have 16 bits.
+    pub fn half(&mut self, yes: bool) -> &mut Self {
+        self.dialect.half = yes && self.kernel.sources.iter().any(|s| s.half.is_some());
         self
     }
 
@@ -83,14 +89,13 @@ impl Dispatch {
 
     /// Whether `tensor` is bound to be written.
     pub(super) fn writes(&self, tensor: &Tensor) -> bool {
-        let accesses = self.kernel.binding_numbers();
-        let mut bound = self.tensors.iter().zip(&accesses[1..]);
-        bound.any(|(t, (_, access))| t.id() == tensor.id() && *access == Access::Write)
+        let mut bound = self.tensors.iter().zip(&self.kernel.declarations()[1..]);
+        bound.any(|(t, binding)| t.id() == tensor.id() && binding.access == Access::Write)
     }
 
     /// Bytes of all bound tensors: what a kernel moves that touches each element once.
     pub(super) fn bytes(&self) -> u64 {
-        self.tensors.iter().map(|t| 4 * t.shape().len() as u64).sum()
+        self.tensors.iter().map(Tensor::bytes).sum()
     }
 }
 
@@ -99,8 +104,8 @@ impl Dispatch {
 pub struct Program {
     /// The entry point.
     pub kernel: &'static Kernel,
-    /// Whether it is the variant made of subgroup operations.
-    pub subgroup: bool,
+    /// What its WGSL makes use of.
+    pub dialect: Dialect,
     /// `override` constants of the shader.
     pub constants: Vec<(&'static str, f64)>,
 }
@@ -109,7 +114,7 @@ impl PartialEq for Program {
     fn eq(&self, other: &Self) -> bool {
         // Sources may differ where names do not.
         std::ptr::eq(self.kernel, other.kernel)
-            && (self.subgroup, &self.constants) == (other.subgroup, &other.constants)
+            && (self.dialect, &self.constants) == (other.dialect, &other.constants)
     }
 }
 
@@ -159,6 +164,11 @@ impl Recorder {
         Tensor::planned(shape.into())
     }
 
+    /// The same with elements of 16 bits.
+    pub(crate) fn empty_half(&self, shape: impl Into<Shape>) -> Tensor {
+        Tensor::planned(shape.into()).half()
+    }
+
     /// Appends one dispatch. `tensors` are in the order of [`Kernel::bindings`].
     ///
     /// # Panics
@@ -179,7 +189,7 @@ impl Recorder {
         self.dispatches.push(Dispatch {
             kernel,
             constants: Vec::new(),
-            subgroup: false,
+            dialect: Dialect::default(),
             params,
             tensors: tensors.iter().copied().cloned().collect(),
             grid,
@@ -192,6 +202,7 @@ impl Recorder {
 
     /// Makes `tensor`'s elements readable after a replay, and returns the tensor to read.
     pub fn keep(&mut self, tensor: &Tensor, label: &str) -> Tensor {
+        assert!(!tensor.is_half(), "{label}: only tensors of 32 bits are kept");
         if !matches!(tensor.place(), Place::Planned) {
             return tensor.clone();
         }
@@ -220,13 +231,13 @@ impl Recorder {
         let mut read: HashSet<TensorId> = HashSet::new();
         let mut unread: HashSet<usize> = HashSet::new();
         for (i, dispatch) in self.dispatches.iter().enumerate().skip(range.start).rev() {
-            let numbers = &dispatch.kernel.binding_numbers()[1..];
-            let bound = || dispatch.tensors.iter().zip(numbers);
+            let bindings = &dispatch.kernel.declarations()[1..];
+            let bound = || dispatch.tensors.iter().zip(bindings);
             let needed = |tensor: &Tensor| {
                 let planned = matches!(tensor.place(), Place::Planned);
                 !planned || self.aliases.contains_key(&tensor.id()) || read.contains(&tensor.id())
             };
-            let mut written = bound().filter(|(_, (_, access))| *access == Access::Write);
+            let mut written = bound().filter(|(_, binding)| binding.access == Access::Write);
             if range.contains(&i) && !written.any(|(tensor, _)| needed(tensor)) {
                 unread.insert(i);
                 continue;
@@ -244,9 +255,9 @@ impl Recorder {
     /// What a plan compiles, each once.
     pub fn programs(&self) -> Vec<Program> {
         let mut programs: Vec<Program> = Vec::new();
-        for Dispatch { kernel, subgroup, constants, .. } in &self.dispatches {
-            let (subgroup, constants) = (*subgroup, constants.clone());
-            let program = Program { kernel, subgroup, constants };
+        for Dispatch { kernel, dialect, constants, .. } in &self.dispatches {
+            let (dialect, constants) = (*dialect, constants.clone());
+            let program = Program { kernel, dialect, constants };
             if !programs.contains(&program) {
                 programs.push(program);
             }

@@ -185,10 +185,10 @@ impl SwinBlock {
     pub fn forward(&self, tape: &mut Tape, x: &Tensor) -> Tensor {
         let batch = x.dims()[0];
         let keep = ops::drop_path(tape, batch, self.drop_path);
-        let y = tape.scope("norm1", |tape| self.norm1.forward(tape, x));
+        let y = tape.scope("norm1", |tape| self.norm1.forward_operand(tape, x));
         let x = self.attn.forward_residual(tape, &y, x, keep.as_ref());
         let keep = ops::drop_path(tape, batch, self.drop_path);
-        let y = tape.scope("norm2", |tape| self.norm2.forward(tape, &x));
+        let y = tape.scope("norm2", |tape| self.norm2.forward_operand(tape, &x));
         let y = self.fc1.forward_gelu(tape, &y);
         self.fc2.forward_residual(tape, &y, &x, keep.as_ref())
     }
@@ -264,7 +264,7 @@ impl PatchMerging {
     /// `x`: `[B, H, W, C]` → `[B, ⌈H / 2⌉, ⌈W / 2⌉, 2C]`.
     pub fn forward(&self, tape: &mut Tape, x: &Tensor) -> Tensor {
         let x = ops::patch_merge(tape, x);
-        let x = self.norm.forward(tape, &x);
+        let x = self.norm.forward_operand(tape, &x);
         ops::linear(tape, &x, &self.reduction, None)
     }
 }

@@ -39,7 +39,8 @@ impl Linear {
         ops::linear(tape, x, &self.weight, Some(&self.bias))
     }
 
-    /// `gelu(forward(x))` in one kernel.
+    /// `gelu(forward(x))` in one kernel, for another linear layer to read: in mixed precision the result has
+    /// 16 bits.
     pub fn forward_gelu(&self, tape: &mut Tape, x: &Tensor) -> Tensor {
         ops::linear_gelu(tape, x, &self.weight, &self.bias)
     }
@@ -85,6 +86,11 @@ impl LayerNorm {
     /// `x`: `[.., channels]` → the same shape.
     pub fn forward(&self, tape: &mut Tape, x: &Tensor) -> Tensor {
         ops::layer_norm(tape, x, &self.weight, &self.bias, self.eps)
+    }
+
+    /// [`forward`](Self::forward) for linear layers only to read: in mixed precision the result has 16 bits.
+    pub fn forward_operand(&self, tape: &mut Tape, x: &Tensor) -> Tensor {
+        ops::layer_norm_operand(tape, x, &self.weight, &self.bias, self.eps)
     }
 }
 

@@ -1,12 +1,12 @@
 //! 3 × 3 convolution: `shaders/conv3x3_tiled.wgsl` for GPUs, `shaders/conv3x3.wgsl` for CPU drivers; see
 //! `conv3x3_lanes` for those with subgroups of eight.
 
-use super::{conv3x3_lanes, reduce};
+use super::{conv3x3_lanes, elementwise, reduce};
 use crate::gpu::{Family, Grid, Kernel, Params as _, Recorder, Source, Variant, params, source};
 use crate::{Tape, Tensor};
 
-const SOURCES: &[Source] = &[source!("conv3x3")];
-const TILED: &[Source] = &[source!("conv3x3_tiled")];
+const SOURCES: &[Source] = &[source!("conv3x3"), source!("lib/f32", half "lib/f16")];
+const TILED: &[Source] = &[source!("conv3x3_tiled"), source!("lib/f32", half "lib/f16")];
 
 static PACK_WEIGHT: Kernel = kernel("pack_weight", &["weight", "packed"]);
 static PAD: Kernel = kernel("pad", &["x", "packed"]);
@@ -121,7 +121,8 @@ impl Extents {
 /// - returns `[B, H, W, O]`
 ///
 /// Equals `torch.nn.functional.conv2d(x, weight, padding=1)`, but for the layout. It is a matrix
-/// product whose left side, nine shifted copies of `x`, is never in memory. Keeps `x`.
+/// product whose left side, nine shifted copies of `x`, is never in memory. Keeps `x`. In
+/// mixed precision `x`, `weight` and the gradient of the result are rounded to 16 bits.
 ///
 /// # Panics
 ///
@@ -133,12 +134,14 @@ pub fn conv3x3(tape: &mut Tape, x: &Tensor, weight: &Tensor) -> Tensor {
     if variant == Variant::Lanes && conv3x3_lanes::suit(tape.recorder(), extents) {
         return on_lanes(tape, x, weight, extents);
     }
+    let read = tape.operand(x);
     let y = extents.decide(tape.recorder(), |recorder, _| {
-        product(recorder, variant, x, weight, extents, extents.params())
+        product(recorder, variant, &read, weight, extents, extents.params())
     });
-    let saved = (x.clone(), weight.clone());
+    let saved = (read, weight.clone());
     tape.record([x, weight], y, move |recorder, dy| {
         let (x, weight) = &saved;
+        let dy = &elementwise::narrowed_like(recorder, dy, x);
         extents.decide(recorder, |recorder, _| {
             let dx = x.is_tracked().then(|| {
                 let Extents { inputs, .. } = extents;
@@ -159,17 +162,21 @@ pub fn conv3x3(tape: &mut Tape, x: &Tensor, weight: &Tensor) -> Tensor {
 
 /// [`conv3x3`] with the kernels for eight lanes; keeps `x` too.
 fn on_lanes(tape: &mut Tape, x: &Tensor, weight: &Tensor, extents: Extents) -> Tensor {
+    let (read, narrow) = (tape.operand(x), tape.operand(weight));
     let y = extents.decide(tape.recorder(), |recorder, _| {
-        let padded = conv3x3_lanes::pad(recorder, x, extents);
-        conv3x3_lanes::product(recorder, &padded, weight, extents, false)
+        let padded = conv3x3_lanes::pad(recorder, &read, extents);
+        conv3x3_lanes::product(recorder, &padded, &narrow, extents, false)
     });
-    let saved = (x.clone(), weight.clone());
+    let saved = (read, weight.clone());
     tape.record([x, weight], y, move |recorder, dy| {
         let (x, weight) = &saved;
+        let dy = &elementwise::narrowed_like(recorder, dy, x);
         extents.decide(recorder, |recorder, _| {
             let padded_dy = conv3x3_lanes::pad(recorder, dy, extents.exchanged());
             let dx = x.is_tracked().then(|| {
-                conv3x3_lanes::product(recorder, &padded_dy, weight, extents.exchanged(), true)
+                let extents = extents.exchanged();
+                let weight = elementwise::narrowed_like(recorder, weight, x);
+                conv3x3_lanes::product(recorder, &padded_dy, &weight, extents, true)
             });
             let dweight = weight.is_tracked().then(|| {
                 let padded = conv3x3_lanes::pad(recorder, x, extents);
@@ -193,19 +200,22 @@ fn product(
     params: Params,
 ) -> Tensor {
     let Extents { batch, height, width, inputs, outputs } = extents;
+    let half = x.is_half();
+    let weight = &elementwise::narrowed_like(recorder, weight, x);
     let y = recorder.empty([batch, height, width, outputs]);
     let columns = outputs.div_ceil(32);
     let strips = recorder.empty([columns, 9 * inputs, 32]);
     let grid = Grid::rows(columns * inputs.div_ceil(16));
-    recorder.run(&PACK_WEIGHT, params, &[weight, &strips], grid);
+    recorder.run(&PACK_WEIGHT, params, &[weight, &strips], grid).half(half);
     if variant != Variant::Tiles {
         let padded = recorder.empty([batch, height + 2, width + 2, inputs]);
-        recorder.run(&PAD, params, &[x, &padded], Grid::rows(extents.lines()));
+        recorder.run(&PAD, params, &[x, &padded], Grid::rows(extents.lines())).half(half);
         let grid = Grid::rows(extents.pixels().div_ceil(16) * columns);
         recorder.run(&FORWARD, params, &[&padded, &strips, &y], grid).flops(extents.flops());
     } else {
         let grid = Grid::rows(extents.pixels().div_ceil(64) * outputs.div_ceil(64));
-        recorder.run(&TILED_FORWARD, params, &[x, &strips, &y], grid).flops(extents.flops());
+        let dispatch = recorder.run(&TILED_FORWARD, params, &[x, &strips, &y], grid);
+        dispatch.half(half).flops(extents.flops());
     }
     y
 }
@@ -242,12 +252,14 @@ fn backward_weight(
         let columns = inputs.div_ceil(32);
         let x_strips = recorder.empty([columns, batch, height + 2, width + 2, 32]);
         let grid = Grid::rows(columns * extents.lines());
-        recorder.run(&PAD_STRIPS, params, &[x, &x_strips], grid);
+        recorder.run(&PAD_STRIPS, params, &[x, &x_strips], grid).half(x.is_half());
         let grid = Grid::rows_of(9 * outputs.div_ceil(16) * columns, splits);
-        recorder.run(&BACKWARD_WEIGHT, params, &[dy, &x_strips, to], grid).flops(extents.flops());
+        let dispatch = recorder.run(&BACKWARD_WEIGHT, params, &[dy, &x_strips, to], grid);
+        dispatch.half(x.is_half()).flops(extents.flops());
     } else {
         let grid = Grid::rows_of(9 * outputs.div_ceil(64) * inputs.div_ceil(64), splits);
-        recorder.run(&TILED_BACKWARD_WEIGHT, params, &[dy, x, to], grid).flops(extents.flops());
+        let dispatch = recorder.run(&TILED_BACKWARD_WEIGHT, params, &[dy, x, to], grid);
+        dispatch.half(x.is_half()).flops(extents.flops());
     }
 }
 

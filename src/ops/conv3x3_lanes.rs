@@ -6,7 +6,12 @@ use super::matmul_lanes::{STEPS, STRIP, TILE, packed};
 use crate::Tensor;
 use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
 
-const SOURCES: &[Source] = &[source!("conv3x3_lanes"), source!("lib/lanes")];
+const SOURCES: &[Source] = &[
+    source!("conv3x3_lanes"),
+    source!("lib/lanes"),
+    source!("lib/f32", half "lib/f16"),
+    source!("lib/pairs_f32", half "lib/pairs_f16"),
+];
 
 static PAD: Kernel = kernel("pad", &["x", "padded_out"]);
 static PACK_WEIGHT: Kernel = kernel("pack_weight", &["weight", "strips_out"]);
@@ -76,7 +81,7 @@ pub(super) fn suit(recorder: &Recorder, extents: Extents) -> bool {
 pub(super) fn pad(recorder: &mut Recorder, x: &Tensor, extents: Extents) -> Tensor {
     let padded = recorder.empty([padded_pixels(extents), rounded(extents.inputs)]);
     let grid = Grid::rows(extents.batch * (extents.height + 2) + 1);
-    recorder.run(&PAD, Params::new(extents), &[x, &padded], grid);
+    recorder.run(&PAD, Params::new(extents), &[x, &padded], grid).half(x.is_half());
     padded
 }
 
@@ -97,7 +102,7 @@ pub(super) fn product(
     let columns = outputs.div_ceil(STRIP);
     let strips = recorder.empty([columns, 9 * rounded(inputs), STRIP]);
     let grid = Grid::rows(2 * columns * rounded(inputs) / 8);
-    recorder.run(&PACK_WEIGHT, params, &[weight, &strips], grid);
+    recorder.run(&PACK_WEIGHT, params, &[weight, &strips], grid).half(weight.is_half());
     let y = recorder.empty([batch, height, width, outputs]);
     let grid = Grid::rows(extents.pixels().div_ceil(TILE) * columns);
     recorder.run(&FORWARD, params, &[padded, &strips, &y], grid).flops(extents.flops());

@@ -4,14 +4,20 @@ use super::reduce;
 use crate::gpu::{Dispatch, Grid, Kernel, Params as _, Profile, Recorder, Source, params, source};
 use crate::{Shape, Tape, Tensor};
 
-const SOURCES: &[Source] = &[source!("elementwise"), source!("lib/vectors"), source!("lib/gelu")];
+const SOURCES: &[Source] = &[
+    source!("elementwise"),
+    source!("lib/vectors"),
+    source!("lib/gelu"),
+    source!("lib/f32", half "lib/f16"),
+];
 
 static FILL: Kernel = kernel("fill", &["y"]);
 static SUM: Kernel = kernel("sum", &["x", "other", "y"]);
 static ACCUMULATE: Kernel = kernel("accumulate", &["x", "y"]);
+static NARROWED: Kernel = kernel("narrowed", &["wide", "narrow"]);
 static SCALE: Kernel = kernel("scale", &["x", "y"]);
 static GELU_FORWARD: Kernel = kernel("gelu_forward", &["x", "y"]);
-static GELU_BACKWARD: Kernel = kernel("gelu_backward", &["x", "dy", "dx"]);
+static GELU_BACKWARD: Kernel = kernel("gelu_backward", &["preactivation", "dy", "dpreactivation"]);
 static ADD_BIAS: Kernel = kernel("add_bias", &["x", "other", "y"]);
 static RELU_FORWARD: Kernel = kernel("relu_forward", &["x", "y"]);
 static RELU_BACKWARD: Kernel = kernel("relu_backward", &["x", "dy", "dx"]);
@@ -19,6 +25,7 @@ pub(super) const KERNELS: &[&Kernel] = &[
     &FILL,
     &SUM,
     &ACCUMULATE,
+    &NARROWED,
     &SCALE,
     &GELU_FORWARD,
     &GELU_BACKWARD,
@@ -90,7 +97,9 @@ fn run(
 ) {
     let len = params.len as usize;
     let vectors = Vectors::new(recorder.profile(), flops);
-    vectors.set(recorder.run(kernel, params, tensors, vectors.grid(len))).flops(flops * len);
+    let half = tensors.iter().any(|tensor| tensor.is_half());
+    let dispatch = recorder.run(kernel, params, tensors, vectors.grid(len)).half(half);
+    vectors.set(dispatch).flops(flops * len);
 }
 
 /// A tensor whose elements are all `value`.
@@ -105,6 +114,18 @@ pub fn sum_of(recorder: &mut Recorder, x: &Tensor, other: &Tensor) -> Tensor {
     let y = recorder.empty(x.shape().clone());
     run(recorder, &SUM, Params::new(x, 1.0), &[x, other, &y], 1);
     y
+}
+
+/// `x` with elements of 16 bits, not recorded on a tape. What is beyond their range becomes infinite.
+pub(crate) fn narrowed(recorder: &mut Recorder, x: &Tensor) -> Tensor {
+    let y = recorder.empty_half(x.shape().clone());
+    run(recorder, &NARROWED, Params::new(x, 0.0), &[x, &y], 0);
+    y
+}
+
+/// `x` with 16 bits if `like` has as many.
+pub(super) fn narrowed_like(recorder: &mut Recorder, x: &Tensor, like: &Tensor) -> Tensor {
+    if like.is_half() && !x.is_half() { narrowed(recorder, x) } else { x.clone() }
 }
 
 /// `y += value · x`, in place, not recorded on a tape.
@@ -175,7 +196,8 @@ pub fn gelu(tape: &mut Tape, x: &Tensor) -> Tensor {
     pointwise(tape, x, &GELU_FORWARD, &GELU_BACKWARD, 20)
 }
 
-/// The gradient of [`gelu`], for kernels that compute it in their epilogue: `dy · gelu'(x)`.
+/// The gradient of [`gelu`], for kernels that compute it in their epilogue: `dy · gelu'(x)`, of as many
+/// bits as `x`.
 pub(super) fn gelu_backward(recorder: &mut Recorder, x: &Tensor, dy: &Tensor) -> Tensor {
     backward(recorder, &GELU_BACKWARD, x, dy, 25)
 }
@@ -206,7 +228,10 @@ fn backward(
     dy: &Tensor,
     flops: usize,
 ) -> Tensor {
-    let dx = recorder.empty(x.shape().clone());
+    let mut dx = recorder.empty(x.shape().clone());
+    if x.is_half() {
+        dx = dx.half();
+    }
     run(recorder, kernel, Params::new(x, 0.0), &[x, dy, &dx], flops);
     dx
 }

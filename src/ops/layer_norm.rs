@@ -4,8 +4,11 @@ use super::reduce;
 use crate::gpu::{Dispatch, Grid, Kernel, Params as _, Profile, Source, params, source};
 use crate::{Tape, Tensor};
 
-const SOURCES: &[Source] =
-    &[source!("layer_norm"), source!("lib/reduce", subgroup "lib/reduce_subgroup")];
+const SOURCES: &[Source] = &[
+    source!("layer_norm"),
+    source!("lib/reduce", subgroup "lib/reduce_subgroup"),
+    source!("lib/f32", half "lib/f16"),
+];
 
 static FORWARD: Kernel = kernel("forward", &["x", "weight", "bias", "y", "stats"]);
 static BACKWARD_X: Kernel = kernel("backward_x", &["x", "weight", "saved", "dy", "dx"]);
@@ -62,6 +65,32 @@ fn row_blocks(profile: &Profile, channels: usize) -> Option<(usize, usize)> {
 /// If `weight` or `bias` is not `[C]`.
 #[track_caller]
 pub fn layer_norm(tape: &mut Tape, x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Tensor {
+    let y = tape.recorder().empty(x.shape().clone());
+    layer_norm_into(tape, y, x, weight, bias, eps)
+}
+
+/// [`layer_norm`] for linear layers only to read: in mixed precision the result has 16 bits.
+#[track_caller]
+pub fn layer_norm_operand(
+    tape: &mut Tape,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f32,
+) -> Tensor {
+    let y = tape.empty_operand(x.shape().clone());
+    layer_norm_into(tape, y, x, weight, bias, eps)
+}
+
+#[track_caller]
+fn layer_norm_into(
+    tape: &mut Tape,
+    y: Tensor,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f32,
+) -> Tensor {
     let (rows, channels) = (x.shape().rows(), x.shape().last());
     assert_eq!(weight.dims(), [channels], "layer_norm: weight for x {:?}", x.shape());
     assert_eq!(bias.dims(), [channels], "layer_norm: bias for x {:?}", x.shape());
@@ -87,14 +116,13 @@ pub fn layer_norm(tape: &mut Tape, x: &Tensor, weight: &Tensor, bias: &Tensor, e
             dispatch.constant("BLOCKS", blocks as u32).constant("EACH", each as u32);
         }
     };
-    let y = recorder.empty(x.shape().clone());
     let stats = recorder.empty([rows, 2]);
     let (kernel, grid) = match blocks {
         Some(_) => (&FORWARD_ROWS, Grid::rows(parts)),
         None => (&FORWARD, Grid::rows(rows)),
     };
     let bound = [x, weight, bias, &y, &stats];
-    set(recorder.run(kernel, params, &bound, grid).flops(8 * rows * channels));
+    set(recorder.run(kernel, params, &bound, grid).half(y.is_half()).flops(8 * rows * channels));
 
     let saved = (x.clone(), weight.clone());
     tape.record([x, weight, bias], y, move |recorder, dy| {

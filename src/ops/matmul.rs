@@ -5,18 +5,30 @@ use super::{elementwise, matmul_lanes, reduce};
 use crate::gpu::{Family, Grid, Kernel, Params as _, Recorder, Source, Variant, params, source};
 use crate::{Tape, Tensor};
 
-const PACKED: &[Source] = &[source!("matmul_packed"), source!("lib/epilogue"), source!("lib/gelu")];
-const TILED: &[Source] = &[source!("matmul_tiled"), source!("lib/epilogue"), source!("lib/gelu")];
+const PACKED: &[Source] = &[
+    source!("matmul_packed"),
+    source!("lib/epilogue"),
+    source!("lib/gelu"),
+    source!("lib/f32", half "lib/f16"),
+];
+const TILED: &[Source] = &[
+    source!("matmul_tiled"),
+    source!("lib/epilogue"),
+    source!("lib/gelu"),
+    source!("lib/f32", half "lib/f16"),
+];
 
 static PACK: Kernel = packed("pack", &["b", "strips"]);
 static PACKED_PLAIN: Kernel = packed("product", &["a", "packed", "c"]);
 static PACKED_BIAS: Kernel = packed("product_bias", &["a", "packed", "bias", "c"]);
-static PACKED_GELU: Kernel = packed("product_gelu", &["a", "packed", "bias", "c", "preactivation"]);
+static PACKED_GELU: Kernel =
+    packed("product_gelu", &["a", "packed", "bias", "activation", "preactivation"]);
 static PACKED_RESIDUAL: Kernel =
     packed("product_residual", &["a", "packed", "bias", "residual", "keep", "c"]);
 static TILED_PLAIN: Kernel = tiled("product", &["a", "b", "c"]);
 static TILED_BIAS: Kernel = tiled("product_bias", &["a", "b", "bias", "c"]);
-static TILED_GELU: Kernel = tiled("product_gelu", &["a", "b", "bias", "c", "preactivation"]);
+static TILED_GELU: Kernel =
+    tiled("product_gelu", &["a", "b", "bias", "activation", "preactivation"]);
 static TILED_RESIDUAL: Kernel =
     tiled("product_residual", &["a", "b", "bias", "residual", "keep", "c"]);
 pub(super) const KERNELS: &[&Kernel] = &[
@@ -123,6 +135,8 @@ pub(crate) enum Epilogue<'a> {
 pub(crate) const PLAIN: Epilogue<'static> = Epilogue::Plain { alpha: 1.0, accumulate: false };
 
 /// `c = epilogue(a · b)` for every matrix of a batch. `c`'s columns are contiguous.
+///
+/// Both sides may have 16 bits; what GELU is taken of and what it makes then have, too.
 pub(crate) fn product(
     recorder: &mut Recorder,
     a: Matrices<'_>,
@@ -150,6 +164,7 @@ fn product_as(
     let Extents { batch, m, n, .. } = extents;
     assert!(batch > 0 && m > 0 && n > 0, "product: nothing to do for {extents:?}");
     assert_eq!(c.col_stride, 1, "product: columns of the result are contiguous");
+    assert_eq!(a.tensor.is_half(), b.tensor.is_half(), "product: bits of both sides");
     // Parts are added up into a whole tensor.
     let whole = c.tensor.shape().len() == m * n;
     let splits = match epilogue {
@@ -216,16 +231,17 @@ fn simple_product(
         first_group: 0,
     };
     let (at, ct) = (a.tensor, to.tensor);
+    let half = a.tensor.is_half();
     let flops = 2 * batch * m * n * k;
     if variant != Variant::Tiles {
         let strips = n.div_ceil(STRIP);
         let packed;
-        let (packed, params) = if reads_in_place(b, k) {
+        let (packed, params) = if !half && reads_in_place(b, k) {
             (b.tensor, Params { strip: STRIP as u32, ..params })
         } else {
             packed = recorder.empty([batch, strips, k.max(1), STRIP]);
             let grid = Grid::rows_of(strips * k.div_ceil(64).max(1), batch);
-            recorder.run(&PACK, params, &[b.tensor, &packed], grid);
+            recorder.run(&PACK, params, &[b.tensor, &packed], grid).half(half);
             let strip = k * STRIP;
             let params = Params {
                 b_offset: 0,
@@ -237,7 +253,7 @@ fn simple_product(
             (&packed, params)
         };
         let packed_a;
-        let (at, params) = if collides(a, n) {
+        let (at, params) = if half || collides(a, n) {
             let strips = m.div_ceil(STRIP);
             packed_a = recorder.empty([batch, strips, k, STRIP]);
             // Its transpose's columns are its rows.
@@ -250,7 +266,7 @@ fn simple_product(
                 ..params
             };
             let grid = Grid::rows_of(strips * k.div_ceil(64), batch);
-            recorder.run(&PACK, rows, &[a.tensor, &packed_a], grid);
+            recorder.run(&PACK, rows, &[a.tensor, &packed_a], grid).half(half);
             let params = Params {
                 a_offset: 0,
                 a_batch: (strips * k * STRIP) as u32,
@@ -270,7 +286,7 @@ fn simple_product(
             }
             Epilogue::Gelu { bias, preactivation } => {
                 let bound = [at, packed, bias, ct, preactivation];
-                recorder.run(&PACKED_GELU, params, &bound, grid)
+                recorder.run(&PACKED_GELU, params, &bound, grid).half(half)
             }
             Epilogue::Residual { bias, residual, keep } => {
                 let bound = [at, packed, bias, residual, keep, ct];
@@ -291,7 +307,7 @@ fn simple_product(
                 recorder.run(&TILED_RESIDUAL, params, &[at, bt, bias, residual, keep, ct], grid)
             }
         };
-        dispatch.flops(flops);
+        dispatch.half(half).flops(flops);
     }
 }
 
@@ -386,12 +402,13 @@ fn check(x: &Tensor, weight: &Tensor) -> (usize, usize, usize) {
 #[track_caller]
 fn linear_without_bias(tape: &mut Tape, x: &Tensor, weight: &Tensor) -> Tensor {
     let (rows, inputs, outputs) = check(x, weight);
+    let (left, right) = (tape.operand(x), tape.operand(weight));
     let recorder = tape.recorder();
     let y = recorder.empty(x.shape().with_last(outputs));
-    let (a, b) = (Matrices::new(x, rows, inputs), Matrices::new(weight, outputs, inputs));
+    let (a, b) = (Matrices::new(&left, rows, inputs), Matrices::new(&right, outputs, inputs));
     let extents = Extents { batch: 1, m: rows, k: inputs, n: outputs };
     product(recorder, a, b.transposed(), Matrices::new(&y, rows, outputs), extents, PLAIN);
-    let saved = (x.clone(), weight.clone());
+    let saved = (left, weight.clone());
     tape.record([x, weight], y, move |recorder, dy| {
         let (dx, dweight) = linear_backward(recorder, &saved.0, &saved.1, dy);
         [dx, dweight]
@@ -408,12 +425,16 @@ fn linear_then(
 ) -> Tensor {
     let (rows, inputs, outputs) = check(x, weight);
     assert_eq!(bias.dims(), [outputs], "linear: bias for weight {:?}", weight.shape());
+    let (left, right) = (tape.operand(x), tape.operand(weight));
+    let shape = x.shape().with_last(outputs);
+    let (y, before) = match then {
+        Then::Gelu => (tape.empty_operand(shape.clone()), Some(tape.empty_operand(shape))),
+        _ => (tape.recorder().empty(shape), None),
+    };
     let recorder = tape.recorder();
-    let y = recorder.empty(x.shape().with_last(outputs));
-    let (a, b) = (Matrices::new(x, rows, inputs), Matrices::new(weight, outputs, inputs));
+    let (a, b) = (Matrices::new(&left, rows, inputs), Matrices::new(&right, outputs, inputs));
     let extents = Extents { batch: 1, m: rows, k: inputs, n: outputs };
     let to = Matrices::new(&y, rows, outputs);
-    let before = matches!(then, Then::Gelu).then(|| recorder.empty(y.shape().clone()));
     let all =
         matches!(then, Then::Add { keep: None, .. }).then(|| elementwise::fill(recorder, [1], 1.0));
     let epilogue = match (then, &before) {
@@ -428,7 +449,7 @@ fn linear_then(
     };
     product(recorder, a, b.transposed(), to, extents, epilogue);
 
-    let (x_, weight_) = (x.clone(), weight.clone());
+    let (x_, weight_) = (left, weight.clone());
     let with_bias = bias.is_tracked();
     let gradients = move |recorder: &mut Recorder, dy: &Tensor| {
         let (dx, dweight) = linear_backward(recorder, &x_, &weight_, dy);
@@ -458,7 +479,7 @@ fn linear_then(
     }
 }
 
-/// `dx = dy · weight` and `dweight = dyᵀ · x`, each only where it is wanted.
+/// `dx = dy · weight` and `dweight = dyᵀ · x`, each only where it is wanted. In mixed precision `x` has 16 bits.
 fn linear_backward(
     recorder: &mut Recorder,
     x: &Tensor,
@@ -466,11 +487,13 @@ fn linear_backward(
     dy: &Tensor,
 ) -> (Option<Tensor>, Option<Tensor>) {
     let (rows, inputs, outputs) = check(x, weight);
-    let dy = Matrices::new(dy, rows, outputs);
+    let dy = elementwise::narrowed_like(recorder, dy, x);
+    let dy = Matrices::new(&dy, rows, outputs);
     let dx = x.is_tracked().then(|| {
         let dx = recorder.empty(x.shape().clone());
         let extents = Extents { batch: 1, m: rows, k: outputs, n: inputs };
-        let weight = Matrices::new(weight, outputs, inputs);
+        let weight = elementwise::narrowed_like(recorder, weight, x);
+        let weight = Matrices::new(&weight, outputs, inputs);
         product(recorder, dy, weight, Matrices::new(&dx, rows, inputs), extents, PLAIN);
         dx
     });

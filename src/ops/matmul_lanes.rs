@@ -4,14 +4,24 @@ use super::matmul::{Epilogue, Extents, Matrices};
 use crate::Tensor;
 use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
 
-const SOURCES: &[Source] = &[source!("matmul_lanes"), source!("lib/lanes"), source!("lib/gelu")];
-const PACK: &[Source] = &[source!("pack"), source!("lib/lanes")];
+const SOURCES: &[Source] = &[
+    source!("matmul_lanes"),
+    source!("lib/lanes"),
+    source!("lib/gelu"),
+    source!("lib/pairs_f32", half "lib/pairs_f16"),
+];
+const PACK: &[Source] = &[
+    source!("pack"),
+    source!("lib/lanes"),
+    source!("lib/f32", half "lib/f16"),
+    source!("lib/pairs_f32", half "lib/pairs_f16"),
+];
 
 static PLAIN: Kernel = kernel("product", &["a", "b", "c"]);
 static BIAS: Kernel = kernel("product_bias", &["a", "b", "bias", "c"]);
 static PLAIN_WORDS: Kernel = kernel("product_words", &["a", "b", "c_words"]);
 static BIAS_WORDS: Kernel = kernel("product_bias_words", &["a", "b", "bias_words", "c_words"]);
-static GELU: Kernel = kernel("product_gelu", &["a", "b", "bias", "c", "preactivation"]);
+static GELU: Kernel = kernel("product_gelu", &["a", "b", "bias", "activation", "preactivation"]);
 static RESIDUAL: Kernel = kernel("product_residual", &["a", "b", "bias", "residual", "keep", "c"]);
 static PACK_WORDS: Kernel = pack("pack_words", &["words", "strips"]);
 static PACK_PAIRS: Kernel = pack("pack_pairs", &["pairs", "strips"]);
@@ -143,7 +153,8 @@ pub(super) fn product(
             recorder.run(kernel, params, &[at, bt, bias, ct], grid)
         }
         Epilogue::Gelu { bias, preactivation } => {
-            recorder.run(&GELU, params, &[at, bt, bias, ct, preactivation], grid)
+            let bound = [at, bt, bias, ct, preactivation];
+            recorder.run(&GELU, params, &bound, grid).half(ct.is_half())
         }
         Epilogue::Residual { bias, residual, keep } => {
             recorder.run(&RESIDUAL, params, &[at, bt, bias, residual, keep, ct], grid)
@@ -184,7 +195,7 @@ impl Left {
     /// `a` where it lies, or packed.
     fn new(recorder: &mut Recorder, a: Matrices<'_>, extents: Extents) -> Self {
         let Extents { batch, m, k, n } = extents;
-        let whole = k == rounded(k);
+        let whole = k == rounded(k) && !a.tensor.is_half();
         if whole && a.col_stride == 1 && in_pairs(a, a.row_stride) {
             return Self {
                 tensor: a.tensor.clone(),
@@ -242,9 +253,9 @@ impl Right {
     /// `b` where it lies, or packed.
     fn new(recorder: &mut Recorder, b: Matrices<'_>, extents: Extents) -> Self {
         let Extents { batch, m, k, n } = extents;
+        let as_it_is = k == rounded(k) && !b.tensor.is_half();
         let in_pairs = b.col_stride == 1 && n.is_multiple_of(2) && in_pairs(b, b.row_stride);
-        let whole = k == rounded(k) && in_pairs;
-        if whole && !scattered(b.row_stride, m.div_ceil(TILE)) {
+        if as_it_is && in_pairs && !scattered(b.row_stride, m.div_ceil(TILE)) {
             return Self {
                 tensor: b.tensor.clone(),
                 offset: b.offset,
@@ -303,6 +314,7 @@ pub(super) fn packed(
     let grid = Grid::rows_of(parts * rounded.div_ceil(DEPTH), batch);
     let kernel = if pair == 2 { &PACK_PAIRS } else { &PACK_WORDS };
     let dispatch = recorder.run(kernel, params, &[b.tensor, &strips], grid);
+    dispatch.half(b.tensor.is_half());
     if pair == 2 {
         dispatch.constant("ALONG_K", along_k);
     }

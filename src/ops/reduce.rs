@@ -3,7 +3,7 @@
 use crate::Tensor;
 use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
 
-const SOURCES: &[Source] = &[source!("reduce")];
+const SOURCES: &[Source] = &[source!("reduce"), source!("lib/f32", half "lib/f16")];
 
 static SUM_ROWS: Kernel = kernel("sum_rows", &["x", "y"]);
 static SUM_PAIRS: Kernel = kernel("sum_pairs", &["x", "y", "z"]);
@@ -51,13 +51,15 @@ pub(crate) fn sum_rows_into(
     };
     let groups = columns.div_ceil(64) as u32;
     if parts == 1 {
-        recorder.run(&SUM_ROWS, params, &[x, y], Grid([groups, 1, 1])).flops(rows * columns);
+        let dispatch = recorder.run(&SUM_ROWS, params, &[x, y], Grid([groups, 1, 1]));
+        dispatch.half(x.is_half()).flops(rows * columns);
         return;
     }
     let partial = recorder.empty([parts, columns]);
     let first = Params { accumulate: 0, alpha: 1.0, ..params };
     let grid = Grid([groups, parts as u32, 1]);
-    recorder.run(&SUM_ROWS, first, &[x, &partial], grid).flops(rows * columns);
+    let dispatch = recorder.run(&SUM_ROWS, first, &[x, &partial], grid);
+    dispatch.half(x.is_half()).flops(rows * columns);
     sum_rows_into(recorder, &partial, parts, columns, y, alpha, accumulate);
 }
 

@@ -198,6 +198,8 @@ pub struct TrainTable {
     /// Whether blocks of the encoder keep only their inputs for the backward pass, which then
     /// computes them once more: less memory, about a third more time.
     pub checkpoint_activations: bool,
+    /// Bits of what linear layers and convolutions read.
+    pub precision: Precision,
     /// Memory in MiB that a step may take; `"none"`: half of the machine's on devices that share it, 4096
     /// on others.
     #[serde(with = "strict::none")]
@@ -209,6 +211,20 @@ impl TrainTable {
     pub fn budget(&self, kind: DeviceType) -> u64 {
         self.memory_budget_mib.map_or_else(|| batch_size::default_budget(kind), |mib| mib << 20)
     }
+}
+
+/// Bits of what linear layers and convolutions read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Precision {
+    /// 32.
+    #[default]
+    Full,
+    /// 16, on devices that have such numbers; sums, parameters and all else have 32, and the loss is scaled
+    /// (Micikevicius et al. 2018, <https://arxiv.org/abs/1710.03740>). Less memory; faster where the device
+    /// is fast at it.
+    Mixed,
 }
 
 /// A score by which checkpoints are compared.
@@ -348,9 +364,27 @@ impl Recipe {
     }
 
     /// A tape for a training step whose random numbers come from `state`.
+    ///
+    /// # Panics
+    ///
+    /// If [`check_device`](Self::check_device) refuses `profile`.
     pub fn tape(&self, profile: &Profile, state: &Tensor) -> Tape {
         let tape = Tape::training(profile).randomised(state);
-        tape.checkpointing(self.train.checkpoint_activations)
+        let mixed = self.train.precision == Precision::Mixed;
+        tape.checkpointing(self.train.checkpoint_activations).mixed(mixed)
+    }
+
+    /// Whether devices like `profile` can train it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] that names the key which asks for too much.
+    pub fn check_device(&self, profile: &Profile) -> Result<()> {
+        if self.train.precision == Precision::Mixed && !profile.half {
+            let why = "\"mixed\" needs numbers of 16 bits, which this device lacks; use \"full\"";
+            return Err(Error::invalid("train.precision", why));
+        }
+        Ok(())
     }
 
     /// How AdamW works.
@@ -361,6 +395,7 @@ impl Recipe {
             eps: table.eps as f32,
             max_norm: table.clip_norm.map(|n| n as f32),
             accumulate: table.accumulate.max(1),
+            loss_scale: self.train.precision == Precision::Mixed,
         }
     }
 

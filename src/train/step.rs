@@ -37,7 +37,7 @@ impl Step {
     ///
     /// # Errors
     ///
-    /// When no gradient reaches some parameter.
+    /// When no gradient reaches some parameter, or the recipe asks for what such a device cannot do.
     pub fn training(
         recipe: &Recipe,
         model: &Model,
@@ -45,6 +45,7 @@ impl Step {
         batch: usize,
         [height, width]: [usize; 2],
     ) -> Result<Self> {
+        recipe.check_device(profile)?;
         let divisor = model.config().size_divisor();
         let [height, width] = [height, width].map(|side| side.next_multiple_of(divisor));
         let pictures = Tensor::pinned("pictures", [batch, height, width]);
@@ -53,8 +54,8 @@ impl Step {
         let mut tape = recipe.tape(profile, &state);
         let image = ops::normalize(tape.recorder(), &pictures, normalize(model));
         let losses = model.losses(&mut tape, &image, &labels, recipe.loss_settings());
-        let (mut recorder, gradients) = tape.backward(&losses.total);
         let optimiser = AdamW::new(model.parameters(), recipe.adamw_settings());
+        let (mut recorder, gradients) = optimiser.backward(tape, &losses.total);
         optimiser.record_gradients(&mut recorder, model.parameters(), &gradients)?;
         optimiser.record_update(&mut recorder);
         Ok(Self { recorder, pictures, training: Some((labels, optimiser)) })

@@ -142,6 +142,7 @@ impl Run {
         let dataset = Arc::new(Dataset::open_as(&options.data, options.recipe.data.format)?);
         options.recipe.set_num_classes(dataset.classes.len())?;
         options.recipe.validate()?;
+        options.recipe.check_device(gpu.profile())?;
         let recipe = &options.recipe;
         let train_items = dataset.split("train")?;
         let mut eval_items = dataset.split(&recipe.eval.split)?;
@@ -291,7 +292,7 @@ impl Run {
                     *losses.entry(name).or_default() += loss / accumulate as f32;
                 }
             }
-            self.adamw.prepare(&self.gpu, lr)?;
+            self.prepare_update(lr)?;
             self.update()?.run()?;
             self.iteration += 1;
 
@@ -360,7 +361,7 @@ impl Run {
             .chain(losses.more_terms())
             .map(|(name, term, at)| (name, recorder.keep(term, "losses"), at))
             .collect();
-        let (mut recorder, gradients) = tape.backward(&losses.total);
+        let (mut recorder, gradients) = self.adamw.backward(tape, &losses.total);
         self.adamw.record_gradients(&mut recorder, self.model.parameters(), &gradients)?;
         self.progress.say(&memory_line(&Plan::describe(&recorder)));
         let plan = Plan::new(&self.gpu, &recorder)?;
@@ -381,6 +382,30 @@ impl Run {
             Ok((name.clone(), term.read(&self.gpu)?[*at]))
         };
         pass.losses.iter().map(read).collect()
+    }
+
+    /// Tells the optimiser what the next update is to be, and the user if the last one was left out.
+    fn prepare_update(&mut self, lr: f64) -> Result<()> {
+        let before = self.adamw.loss_scale();
+        self.adamw.prepare(&self.gpu, lr)?;
+        let (Some(before), Some(now)) = (before, self.adamw.loss_scale()) else { return Ok(()) };
+        if now.left_out == before.left_out {
+            return Ok(());
+        }
+        let iteration = self.iteration;
+        if before.factor <= 1.0 {
+            return Err(Error::invalid(
+                format!("iteration {iteration}"),
+                "the gradient is not finite even without a loss scale; lower optimizer.lr or set \
+                 train.precision = \"full\"",
+            ));
+        }
+        self.progress.say(&format!(
+            "iteration {iteration}: the gradient is beyond the range of 16 bits; update left out, loss scale {} \
+             from now on",
+            now.factor
+        ));
+        Ok(())
     }
 
     /// The update of all parameters; planned on first use.
