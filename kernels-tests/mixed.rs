@@ -10,7 +10,7 @@ use semask_gpu::train::log;
 use semask_gpu::train::trainer::{LATEST, train};
 use semask_gpu::{Gpu, Shape, Tape, Tensor, ops};
 
-use crate::support::{F32, GPU, assert_close, devices, normal_cdf, random, run};
+use crate::support::{F32, GPU, MATRICES, assert_close, devices, normal_cdf, random, run};
 use crate::training;
 
 /// A value that was rounded to 16 bits before or after another rounding is off by one of the last of 11.
@@ -18,7 +18,11 @@ const ROUNDED: f64 = 1.0 / 1024.0;
 
 /// The devices that have numbers of 16 bits.
 fn half_devices() -> Vec<(&'static str, &'static Gpu)> {
-    let devices: Vec<_> = devices().into_iter().filter(|(_, gpu)| gpu.profile().half).collect();
+    let mut devices: Vec<_> = devices();
+    if GPU.profile().matrix.is_some() {
+        devices.push((" (matrices)", &*MATRICES));
+    }
+    devices.retain(|(_, gpu)| gpu.profile().half);
     if devices.is_empty() {
         eprintln!("skipped: {} has no numbers of 16 bits", GPU.name());
     }
@@ -73,7 +77,7 @@ fn run_mixed(
 fn a_linear_layer_rounds_what_it_reads_and_nothing_else() {
     for (device, gpu) in half_devices() {
         // Alone, and many rows, so that the weight's gradient is split.
-        for [rows, inputs, outputs] in [[1, 1, 1], [37, 19, 11], [64, 32, 48], [2500, 24, 40]] {
+        for [rows, inputs, outputs] in [[1, 1, 1], [37, 19, 11], [64, 32, 48], [2512, 16, 80]] {
             let shapes: [&[usize]; 3] = [&[rows, inputs], &[outputs, inputs], &[outputs]];
             let (y, gradients, values) =
                 run_mixed(gpu, &shapes, |tape, t| ops::linear(tape, &t[0], &t[1], Some(&t[2])));
@@ -146,81 +150,85 @@ fn a_convolution_rounds_what_it_reads_and_nothing_else() {
 
 #[test]
 fn an_mlp_keeps_its_inner_values_in_16_bits() {
-    let (rows, inputs, hidden) = (45, 24, 56);
-    let shapes: [&[usize]; 7] = [
-        &[rows, inputs],
-        &[inputs],
-        &[inputs],
-        &[hidden, inputs],
-        &[hidden],
-        &[inputs, hidden],
-        &[inputs],
-    ];
-    for (device, gpu) in half_devices() {
-        let (y, gradients, values) = run_mixed(gpu, &shapes, |tape, t| {
-            let x = ops::layer_norm_operand(tape, &t[0], &t[1], &t[2], 1e-5);
-            let h = ops::linear_gelu(tape, &x, &t[3], &t[4]);
-            ops::linear_residual(tape, &h, &t[5], &t[6], &t[0], None)
-        });
-        let exact = |i: usize| -> Vec<f64> { values[i].iter().map(|&v| v.into()).collect() };
-        let (x, scale, shift, b1, b2, dy) =
-            (exact(0), exact(1), exact(2), exact(4), exact(6), exact(7));
-        let (w1, w2) = (rounded(&values[3]), rounded(&values[5]));
-        let normal: Vec<f64> = (0..rows)
-            .flat_map(|r| {
-                let row = &x[r * inputs..][..inputs];
-                let mean = row.iter().sum::<f64>() / inputs as f64;
-                let var = row.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / inputs as f64;
-                let scaled = move |(i, v): (usize, &f64)| (i, (v - mean) / (var + 1e-5).sqrt());
-                row.iter().enumerate().map(scaled).collect::<Vec<_>>()
-            })
-            .map(|(i, v)| v * scale[i] + shift[i])
-            .collect();
-        let normal = narrow(&normal);
-        let before = product(
-            [rows, inputs, hidden],
-            |r, i| normal[r * inputs + i],
-            |i, h| w1[h * inputs + i],
-        );
-        let before: Vec<f64> =
-            before.iter().enumerate().map(|(at, v)| v + b1[at % hidden]).collect();
-        let activation: Vec<f64> = before.iter().map(|v| v * normal_cdf(*v)).collect();
-        let (before, activation) = (narrow(&before), narrow(&activation));
-        let out = product(
-            [rows, hidden, inputs],
-            |r, h| activation[r * hidden + h],
-            |h, i| w2[i * hidden + h],
-        );
-        let expected: Vec<f64> =
-            out.iter().enumerate().map(|(at, v)| x[at] + v + b2[at % inputs]).collect();
-        assert_close(&format!("output{device}"), &y, &expected, ROUNDED);
+    for (rows, inputs, hidden) in [(45, 24, 56), (48, 32, 80)] {
+        let shapes: [&[usize]; 7] = [
+            &[rows, inputs],
+            &[inputs],
+            &[inputs],
+            &[hidden, inputs],
+            &[hidden],
+            &[inputs, hidden],
+            &[inputs],
+        ];
+        for (device, gpu) in half_devices() {
+            let (y, gradients, values) = run_mixed(gpu, &shapes, |tape, t| {
+                let x = ops::layer_norm_operand(tape, &t[0], &t[1], &t[2], 1e-5);
+                let h = ops::linear_gelu(tape, &x, &t[3], &t[4]);
+                ops::linear_residual(tape, &h, &t[5], &t[6], &t[0], None)
+            });
+            let exact = |i: usize| -> Vec<f64> { values[i].iter().map(|&v| v.into()).collect() };
+            let (x, scale, shift, b1, b2, dy) =
+                (exact(0), exact(1), exact(2), exact(4), exact(6), exact(7));
+            let (w1, w2) = (rounded(&values[3]), rounded(&values[5]));
+            let normal: Vec<f64> = (0..rows)
+                .flat_map(|r| {
+                    let row = &x[r * inputs..][..inputs];
+                    let mean = row.iter().sum::<f64>() / inputs as f64;
+                    let var = row.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / inputs as f64;
+                    let scaled = move |(i, v): (usize, &f64)| (i, (v - mean) / (var + 1e-5).sqrt());
+                    row.iter().enumerate().map(scaled).collect::<Vec<_>>()
+                })
+                .map(|(i, v)| v * scale[i] + shift[i])
+                .collect();
+            let normal = narrow(&normal);
+            let before = product(
+                [rows, inputs, hidden],
+                |r, i| normal[r * inputs + i],
+                |i, h| w1[h * inputs + i],
+            );
+            let before: Vec<f64> =
+                before.iter().enumerate().map(|(at, v)| v + b1[at % hidden]).collect();
+            let activation: Vec<f64> = before.iter().map(|v| v * normal_cdf(*v)).collect();
+            let (before, activation) = (narrow(&before), narrow(&activation));
+            let out = product(
+                [rows, hidden, inputs],
+                |r, h| activation[r * hidden + h],
+                |h, i| w2[i * hidden + h],
+            );
+            let expected: Vec<f64> =
+                out.iter().enumerate().map(|(at, v)| x[at] + v + b2[at % inputs]).collect();
+            assert_close(&format!("output{device}"), &y, &expected, ROUNDED);
 
-        let dy16 = narrow(&dy);
-        let dh =
-            product([rows, inputs, hidden], |r, i| dy16[r * inputs + i], |i, h| w2[i * hidden + h]);
-        let density = |v: f64| (-0.5 * v * v).exp() / (2.0 * std::f64::consts::PI).sqrt();
-        let slope = |v: f64| normal_cdf(v) + v * density(v);
-        let dbefore: Vec<f64> = dh.iter().zip(&before).map(|(d, v)| d * slope(*v)).collect();
-        let dbefore = narrow(&dbefore);
-        let dw1 = product(
-            [hidden, rows, inputs],
-            |h, r| dbefore[r * hidden + h],
-            |r, i| normal[r * inputs + i],
-        );
-        let db1 = product([1, rows, hidden], |_, _| 1.0, |r, h| dbefore[r * hidden + h]);
-        let dw2 = product(
-            [inputs, rows, hidden],
-            |i, r| dy16[r * inputs + i],
-            |r, h| activation[r * hidden + h],
-        );
-        for (what, got, expected) in [("dw1", 3, dw1), ("db1", 4, db1), ("dw2", 5, dw2)] {
-            assert_close(&format!("{what}{device}"), &gradients[got], &expected, ROUNDED);
-        }
-        let named = ["dx", "dscale", "dshift"].iter().zip(&gradients);
-        for (what, gradient) in named {
-            let finite =
-                gradient.iter().all(|v| v.is_finite()) && gradient.iter().any(|v| *v != 0.0);
-            assert!(finite, "{what}{device}");
+            let dy16 = narrow(&dy);
+            let dh = product(
+                [rows, inputs, hidden],
+                |r, i| dy16[r * inputs + i],
+                |i, h| w2[i * hidden + h],
+            );
+            let density = |v: f64| (-0.5 * v * v).exp() / (2.0 * std::f64::consts::PI).sqrt();
+            let slope = |v: f64| normal_cdf(v) + v * density(v);
+            let dbefore: Vec<f64> = dh.iter().zip(&before).map(|(d, v)| d * slope(*v)).collect();
+            let dbefore = narrow(&dbefore);
+            let dw1 = product(
+                [hidden, rows, inputs],
+                |h, r| dbefore[r * hidden + h],
+                |r, i| normal[r * inputs + i],
+            );
+            let db1 = product([1, rows, hidden], |_, _| 1.0, |r, h| dbefore[r * hidden + h]);
+            let dw2 = product(
+                [inputs, rows, hidden],
+                |i, r| dy16[r * inputs + i],
+                |r, h| activation[r * hidden + h],
+            );
+            for (what, got, expected) in [("dw1", 3, dw1), ("db1", 4, db1), ("dw2", 5, dw2)] {
+                assert_close(&format!("{what}{device}"), &gradients[got], &expected, ROUNDED);
+            }
+            let named = ["dx", "dscale", "dshift"].iter().zip(&gradients);
+            for (what, gradient) in named {
+                let finite =
+                    gradient.iter().all(|v| v.is_finite()) && gradient.iter().any(|v| *v != 0.0);
+                assert!(finite, "{what}{device}");
+            }
         }
     }
 }

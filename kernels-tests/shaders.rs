@@ -94,8 +94,8 @@ fn every_kernel_translates_for_vulkan_metal_and_dx12() {
                 .unwrap_or_else(|e| panic!("{}: {e}", kernel.label()));
 
         let spv = naga::back::spv::Options {
-            // Subgroup operations came with SPIR-V 1.3.
-            lang_version: (1, 3),
+            // Subgroup operations came with SPIR-V 1.3, cooperative matrices need 1.6.
+            lang_version: if kernel.matrices { (1, 6) } else { (1, 3) },
             ..Default::default()
         };
         let pipeline = naga::back::spv::PipelineOptions {
@@ -113,6 +113,10 @@ fn every_kernel_translates_for_vulkan_metal_and_dx12() {
         naga::back::msl::write_string(&module, &info, &msl, &Default::default())
             .unwrap_or_else(|e| panic!("{}: MSL: {e}", kernel.label()));
 
+        // DX12 has no cooperative matrices.
+        if kernel.matrices {
+            continue;
+        }
         let hlsl = naga::back::hlsl::Options {
             // 6.2 brought numbers of 16 bits.
             shader_model: naga::back::hlsl::ShaderModel::V6_2,
@@ -139,6 +143,7 @@ fn compile(kernel: &Kernel, dialect: Dialect) -> (naga::Module, ModuleInfo) {
     needs.set(Capabilities::SUBGROUP, dialect.subgroup || kernel.lanes);
     needs.set(Capabilities::SHADER_INT64, kernel.lanes);
     needs.set(Capabilities::SHADER_FLOAT16, dialect.half);
+    needs.set(Capabilities::COOPERATIVE_MATRIX, kernel.matrices);
     let mut frontend = naga::front::wgsl::Frontend::new();
     let module = frontend
         .parse(&wgsl)

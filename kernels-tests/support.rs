@@ -32,6 +32,11 @@ pub(crate) static REGISTERS: LazyLock<Gpu> = LazyLock::new(|| {
     GPU.with_tuning(Family::ALL.into_iter().fold(Tuning::default(), force))
 });
 
+/// [`GPU`] with matrix units for all products that suit them.
+pub(crate) static MATRICES: LazyLock<Gpu> = LazyLock::new(|| {
+    GPU.with_tuning(Tuning::default().with(Family::HalfProduct, Variant::Matrices))
+});
+
 /// All that [`check_op`] runs on; between them they run every variant of every kernel.
 pub(crate) fn devices() -> Vec<(&'static str, &'static Gpu)> {
     let mut devices = vec![("", &*GPU), (" (checked)", &*CHECKED), (" (other kernels)", &*OTHER)];

@@ -7,7 +7,7 @@ use semask_gpu::gpu::{Family, Plan, Profile, Recorder, Tuning, Variant, tune};
 use semask_gpu::random::Rng;
 use semask_gpu::{Gpu, Tape, Tensor, ops};
 
-use crate::support::{GPU, devices, random};
+use crate::support::{GPU, MATRICES, devices, random};
 
 /// A product and a convolution, whose sizes are two classes of each family.
 fn work(gpu: &Gpu) -> Recorder {
@@ -65,8 +65,25 @@ fn every_variant_is_timed_and_one_of_them_is_chosen() {
         Variant::Lanes => "matmul_lanes",
         Variant::Registers => "matmul_packed",
         Variant::Tiles => "matmul_tiled",
+        Variant::Matrices => "matmul_matrix",
     };
     assert!(files(&work(&GPU.with_tuning(tuning))).contains(file), "{chosen}");
+}
+
+#[test]
+fn matrix_units_run_where_they_are_chosen_and_the_sizes_suit_them() {
+    if GPU.profile().matrix.is_none() {
+        eprintln!("skipped: {} has no matrix units", GPU.name());
+        return;
+    }
+    let files_of = |gpu: &Gpu, rows: usize| {
+        let [x, weight] = [[rows, 32], [48, 32]].map(|shape| Tensor::pinned("operand", shape));
+        let mut tape = Tape::training(gpu.profile()).mixed(true);
+        ops::linear(&mut tape, &x, &weight, None);
+        files(&tape.finish())
+    };
+    let has = |gpu: &Gpu, rows| files_of(gpu, rows).contains("matmul_matrix");
+    assert!(has(&MATRICES, 64) && !has(&MATRICES, 63) && !has(&GPU, 64));
 }
 
 #[test]

@@ -40,9 +40,9 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<f32>;                    // strides of Params
-@group(0) @binding(2) var<storage, read> b: array<Real>;                   // strides of Params
+@group(0) @binding(2) var<storage, read> source: array<Real>;              // strides of Params
 @group(0) @binding(3) var<storage, read_write> strips: array<f32>;         // [batch, N / 32, K, 32]
-@group(0) @binding(4) var<storage, read> packed: array<f32>;               // [batch, N / 32, K, 32]
+@group(0) @binding(4) var<storage, read> b: array<f32>;                    // [batch, N / 32, K, 32]
 @group(0) @binding(5) var<storage, read> bias: array<f32>;                 // [N]
 @group(0) @binding(6) var<storage, read> residual: array<f32>;             // [M, N]
 @group(0) @binding(7) var<storage, read> keep: array<f32>;                 // [samples]
@@ -53,7 +53,7 @@ struct Params {
 const STRIP: u32 = 32u;
 const TILE_ROWS: u32 = 16u;
 
-// ---- pack: b -> strips ---------------------------------------------------------------------------
+// ---- pack: source -> strips ---------------------------------------------------------------------------
 // One workgroup per strip and 64 rows of it; zero beyond the last column.
 
 @compute @workgroup_size(STRIP)
@@ -71,12 +71,12 @@ fn pack(
     let from_column = params.b_offset + group.z * params.b_batch + min(col, params.cols - 1u) * params.b_col;
     let to = ((group.z * strips_per_matrix + strip) * params.inner) * STRIP + lane;
     for (var k = start; k < end; k++) {
-        let v = f32(b[from_column + k * params.b_inner]);
+        let v = f32(source[from_column + k * params.b_inner]);
         strips[to + k * STRIP] = select(0.0, v, col < params.cols);
     }
 }
 
-// ---- product: a, packed -> c ---------------------------------------------------------------------
+// ---- product: a, b -> c ---------------------------------------------------------------------
 // One workgroup per 16 × 32 tile; neighbours share a strip. z = split and matrix of the batch.
 
 @compute @workgroup_size(8)
@@ -106,7 +106,7 @@ fn product(
     store_plain(place.row + 15u, col, place.matrix, tile[15]);
 }
 
-// ---- product_bias: a, packed, bias -> c ----------------------------------------------------------
+// ---- product_bias: a, b, bias -> c ----------------------------------------------------------
 
 @compute @workgroup_size(8)
 fn product_bias(
@@ -135,7 +135,7 @@ fn product_bias(
     store_with_bias(place.row + 15u, col, place.matrix, tile[15]);
 }
 
-// ---- product_gelu: a, packed, bias -> activation, preactivation -------------------------------------------
+// ---- product_gelu: a, b, bias -> activation, preactivation -------------------------------------------
 
 @compute @workgroup_size(8)
 fn product_gelu(
@@ -164,7 +164,7 @@ fn product_gelu(
     store_with_gelu(place.row + 15u, col, tile[15]);
 }
 
-// ---- product_residual: a, packed, bias, residual, keep -> c --------------------------------------
+// ---- product_residual: a, b, bias, residual, keep -> c --------------------------------------
 
 @compute @workgroup_size(8)
 fn product_residual(
@@ -279,8 +279,8 @@ fn accumulate_tile(place: Place, lane: u32) -> array<vec4<f32>, TILE_ROWS> {
         let at1 = at0 + params.a_inner;
         let from0 = column + k * params.b_inner;
         let from1 = from0 + params.b_inner;
-        let v0 = vec4(packed[from0.x], packed[from0.y], packed[from0.z], packed[from0.w]);
-        let v1 = vec4(packed[from1.x], packed[from1.y], packed[from1.z], packed[from1.w]);
+        let v0 = vec4(b[from0.x], b[from0.y], b[from0.z], b[from0.w]);
+        let v1 = vec4(b[from1.x], b[from1.y], b[from1.z], b[from1.w]);
         t0 = fma(vec4(a[a0 + at0]), v0, t0);
         t1 = fma(vec4(a[a1 + at0]), v0, t1);
         t2 = fma(vec4(a[a2 + at0]), v0, t2);
@@ -317,7 +317,7 @@ fn accumulate_tile(place: Place, lane: u32) -> array<vec4<f32>, TILE_ROWS> {
     if k < place.end {
         let at = k * params.a_inner;
         let from_row = column + k * params.b_inner;
-        let v = vec4(packed[from_row.x], packed[from_row.y], packed[from_row.z], packed[from_row.w]);
+        let v = vec4(b[from_row.x], b[from_row.y], b[from_row.z], b[from_row.w]);
         t0 = fma(vec4(a[a0 + at]), v, t0);
         t1 = fma(vec4(a[a1 + at]), v, t1);
         t2 = fma(vec4(a[a2 + at]), v, t2);

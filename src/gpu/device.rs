@@ -59,6 +59,9 @@ pub struct Profile {
     pub lanes: bool,
     /// Whether shaders have floating-point numbers of 16 bits.
     pub half: bool,
+    /// Side of the square matrices of 16-bit numbers that a subgroup multiplies as one (cooperative matrices: matrix
+    /// units, tensor cores), with sums of 32 bits.
+    pub matrix: Option<u32>,
     /// Largest binding in bytes.
     pub max_binding: u64,
     /// Largest buffer in bytes.
@@ -78,6 +81,7 @@ impl Default for Profile {
             subgroup_size: None,
             lanes: false,
             half: false,
+            matrix: None,
             max_binding: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,
             uniform_alignment: limits.min_uniform_buffer_offset_alignment,
@@ -109,6 +113,7 @@ impl Profile {
             subgroup_size,
             lanes: cpu && long && subgroup_size == Some(8),
             half: features.contains(wgpu::Features::SHADER_F16),
+            matrix: None,
             max_binding: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,
             uniform_alignment: limits.min_uniform_buffer_offset_alignment.max(16),
@@ -179,6 +184,23 @@ pub fn adapters() -> Vec<AdapterReport> {
     adapters.into_iter().enumerate().map(report).collect()
 }
 
+/// [`Profile::matrix`] of an adapter whose subgroups have one size.
+fn matrix_side(adapter: &wgpu::Adapter) -> Option<u32> {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    let wanted = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16;
+    if !adapter.features().contains(wanted) {
+        return None;
+    }
+    let all = adapter.cooperative_matrix_properties();
+    let offered = |side: &u32| {
+        all.iter().any(|it| {
+            [it.m_size, it.n_size, it.k_size] == [*side; 3]
+                && (it.ab_type, it.cr_type) == (F16, F32)
+        })
+    };
+    [16, 8].into_iter().find(offered)
+}
+
 impl Gpu {
     /// Opens an adapter.
     ///
@@ -219,16 +241,30 @@ impl Gpu {
             | wgpu::Features::SHADER_INT64
             | wgpu::Features::SHADER_F16
             | wgpu::Features::PIPELINE_CACHE;
+        let matrix = matrix_side(adapter);
+        let (experimental, experiments) = match matrix {
+            // SAFETY: the token asks to know that experimental features may have faults. Only the kernels of
+            // shaders/matmul_matrix.wgsl use this one, and only where the user had them timed and chosen.
+            #[allow(unsafe_code, reason = "wgpu wants consent to experimental features")]
+            Some(_) => (wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, unsafe {
+                wgpu::ExperimentalFeatures::enabled()
+            }),
+            None => (wgpu::Features::empty(), wgpu::ExperimentalFeatures::disabled()),
+        };
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("semask-gpu"),
-                required_features: adapter.features() & useful,
+                required_features: adapter.features() & useful | experimental,
                 required_limits: adapter.limits(),
+                experimental_features: experiments,
                 ..Default::default()
             })
             .await
             .map_err(|e| Error::NoGpu(format!("{}: {e}", adapter.get_info().name)))?;
-        let gpu = Self::wrap(device, queue, &adapter.get_info(), options);
+        let mut gpu = Self::wrap(device, queue, &adapter.get_info(), options);
+        if gpu.profile.subgroup_size.is_some() {
+            gpu.profile = Profile { matrix, ..(*gpu.profile).clone() }.into();
+        }
         gpu.listen();
         Ok(gpu)
     }

@@ -19,6 +19,9 @@ pub struct Kernel {
     pub bindings: &'static [&'static str],
     /// Whether it is for devices that have [`Profile::lanes`](super::Profile::lanes) only.
     pub lanes: bool,
+    /// Whether it is for devices that have [`Profile::matrix`](super::Profile::matrix) only, and has but the
+    /// dialect with numbers of 16 bits.
+    pub matrices: bool,
 }
 
 /// One file of WGSL, and the file that takes its place in another [`Dialect`].
@@ -94,12 +97,17 @@ impl Kernel {
         params: &'static [Field],
         bindings: &'static [&'static str],
     ) -> Self {
-        Self { file, entry, sources, params, bindings, lanes: false }
+        Self { file, entry, sources, params, bindings, lanes: false, matrices: false }
     }
 
     /// The same for devices that have [`Profile::lanes`](super::Profile::lanes) only.
     pub const fn on_lanes(self) -> Self {
         Self { lanes: true, ..self }
+    }
+
+    /// The same for devices that have [`Profile::matrix`](super::Profile::matrix) only.
+    pub const fn on_matrices(self) -> Self {
+        Self { matrices: true, ..self }
     }
 
     /// `file.entry`.
@@ -114,6 +122,7 @@ impl Kernel {
         let all = [(false, false), (true, false), (false, true), (true, true)];
         all.into_iter()
             .filter(|&(subgroup, half)| (subgroups || !subgroup) && (halves || !half))
+            .filter(|&(_, half)| half || !self.matrices)
             .map(|(subgroup, half)| Dialect { subgroup, half })
             .collect()
     }
@@ -126,8 +135,9 @@ impl Kernel {
             Source { text, .. } => *text,
         };
         // Before the comment that every file begins with, so that line numbers stay.
-        let directives = if dialect.half { "enable f16; " } else { "" };
-        std::iter::once(directives).chain(self.sources.iter().map(pick)).collect()
+        let half = if dialect.half { "enable f16; " } else { "" };
+        let matrices = if self.matrices { "enable wgpu_cooperative_matrix; " } else { "" };
+        [half, matrices].into_iter().chain(self.sources.iter().map(pick)).collect()
     }
 
     /// `params` and then [`bindings`](Self::bindings), as the shader declares them.
@@ -190,11 +200,11 @@ pub trait Params: bytemuck::Pod {
 
 /// Declares the host twin of a WGSL `Params` struct.
 macro_rules! params {
-    ($(#[$doc:meta])* struct $name:ident { $($field:ident: $ty:ty),+ $(,)? }) => {
+    ($(#[$doc:meta])* $vis:vis struct $name:ident { $($field:ident: $ty:ty),+ $(,)? }) => {
         $(#[$doc])*
         #[repr(C)]
         #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-        struct $name { $($field: $ty),+ }
+        $vis struct $name { $($field: $ty),+ }
 
         impl $crate::gpu::Params for $name {
             const FIELDS: &'static [$crate::gpu::Field] =

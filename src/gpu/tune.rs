@@ -19,6 +19,8 @@ use crate::Result;
 pub enum Family {
     /// Matrix products.
     Product,
+    /// Matrix products of 16-bit numbers, in mixed precision.
+    HalfProduct,
     /// 3 × 3 convolutions.
     Convolution,
 }
@@ -33,19 +35,27 @@ pub enum Variant {
     Registers,
     /// The invocations of a workgroup share tiles in its memory. For GPUs.
     Tiles,
+    /// Subgroups multiply matrices of 16-bit numbers as one, for [`Profile::matrix`]; sizes that do not suit it run
+    /// [`Tiles`](Self::Tiles). wgpu calls the feature experimental, so it runs only where it was timed
+    /// and chosen.
+    Matrices,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Product, Self::Convolution];
+    pub const ALL: [Self; 3] = [Self::Product, Self::HalfProduct, Self::Convolution];
 
     /// The variants that a device can run, the one that suits its kind first.
     pub fn variants(self, profile: &Profile) -> Vec<Variant> {
-        match self {
-            _ if profile.lanes => vec![Variant::Lanes, Variant::Registers, Variant::Tiles],
-            _ if profile.cpu => vec![Variant::Registers, Variant::Tiles],
+        let mut variants = match profile {
+            Profile { lanes: true, .. } => vec![Variant::Lanes, Variant::Registers, Variant::Tiles],
+            Profile { cpu: true, .. } => vec![Variant::Registers, Variant::Tiles],
             _ => vec![Variant::Tiles, Variant::Registers],
+        };
+        if self == Self::HalfProduct && profile.matrix.is_some() {
+            variants.push(Variant::Matrices);
         }
+        variants
     }
 
     /// What work of these sizes is called: shapes between two powers of two are one class.
@@ -62,6 +72,7 @@ impl fmt::Display for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Product => "product",
+            Self::HalfProduct => "16-bit product",
             Self::Convolution => "convolution",
         })
     }
@@ -73,6 +84,7 @@ impl fmt::Display for Variant {
             Self::Lanes => "lanes",
             Self::Registers => "registers",
             Self::Tiles => "tiles",
+            Self::Matrices => "matrices",
         })
     }
 }

@@ -1,58 +1,101 @@
 //! Matrix products: `shaders/matmul_tiled.wgsl` for GPUs, `shaders/matmul_packed.wgsl` for CPU drivers; see
-//! `matmul_lanes` for those with subgroups of eight.
+//! `matmul_lanes` for those with subgroups of eight, `matmul_matrix` for GPUs with matrix units.
 
-use super::{elementwise, matmul_lanes, reduce};
-use crate::gpu::{Family, Grid, Kernel, Params as _, Recorder, Source, Variant, params, source};
+use super::{elementwise, matmul_lanes, matmul_matrix, reduce};
+use crate::gpu::{
+    Dispatch, Family, Field, Grid, Kernel, Params as _, Recorder, Source, Variant, params, source,
+};
 use crate::{Tape, Tensor};
 
-const PACKED: &[Source] = &[
+const PACKED_SOURCES: &[Source] = &[
     source!("matmul_packed"),
     source!("lib/epilogue"),
     source!("lib/gelu"),
     source!("lib/f32", half "lib/f16"),
 ];
-const TILED: &[Source] = &[
+const TILED_SOURCES: &[Source] = &[
     source!("matmul_tiled"),
     source!("lib/epilogue"),
     source!("lib/gelu"),
     source!("lib/f32", half "lib/f16"),
 ];
 
-static PACK: Kernel = packed("pack", &["b", "strips"]);
-static PACKED_PLAIN: Kernel = packed("product", &["a", "packed", "c"]);
-static PACKED_BIAS: Kernel = packed("product_bias", &["a", "packed", "bias", "c"]);
-static PACKED_GELU: Kernel =
-    packed("product_gelu", &["a", "packed", "bias", "activation", "preactivation"]);
-static PACKED_RESIDUAL: Kernel =
-    packed("product_residual", &["a", "packed", "bias", "residual", "keep", "c"]);
-static TILED_PLAIN: Kernel = tiled("product", &["a", "b", "c"]);
-static TILED_BIAS: Kernel = tiled("product_bias", &["a", "b", "bias", "c"]);
-static TILED_GELU: Kernel =
-    tiled("product_gelu", &["a", "b", "bias", "activation", "preactivation"]);
-static TILED_RESIDUAL: Kernel =
-    tiled("product_residual", &["a", "b", "bias", "residual", "keep", "c"]);
+static PACK: Kernel =
+    Kernel::new("matmul_packed", "pack", PACKED_SOURCES, Params::FIELDS, &["source", "strips"]);
+static PACKED: Kernels = Kernels::new("matmul_packed", PACKED_SOURCES, Params::FIELDS);
+static TILED: Kernels = Kernels::new("matmul_tiled", TILED_SOURCES, Params::FIELDS);
 pub(super) const KERNELS: &[&Kernel] = &[
     &PACK,
-    &PACKED_PLAIN,
-    &PACKED_BIAS,
-    &PACKED_GELU,
-    &PACKED_RESIDUAL,
-    &TILED_PLAIN,
-    &TILED_BIAS,
-    &TILED_GELU,
-    &TILED_RESIDUAL,
+    &PACKED.plain,
+    &PACKED.bias,
+    &PACKED.gelu,
+    &PACKED.residual,
+    &TILED.plain,
+    &TILED.bias,
+    &TILED.gelu,
+    &TILED.residual,
 ];
 
-const fn packed(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
-    Kernel::new("matmul_packed", entry, PACKED, Params::FIELDS, bindings)
+/// A kernel for each [`Epilogue`].
+pub(super) struct Kernels {
+    pub(super) plain: Kernel,
+    pub(super) bias: Kernel,
+    pub(super) gelu: Kernel,
+    pub(super) residual: Kernel,
 }
 
-const fn tiled(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
-    Kernel::new("matmul_tiled", entry, TILED, Params::FIELDS, bindings)
+impl Kernels {
+    /// Those of one file.
+    pub(super) const fn new(
+        file: &'static str,
+        sources: &'static [Source],
+        params: &'static [Field],
+    ) -> Self {
+        const GELU: &[&str] = &["a", "b", "bias", "activation", "preactivation"];
+        const RESIDUAL: &[&str] = &["a", "b", "bias", "residual", "keep", "c"];
+        Self {
+            plain: Kernel::new(file, "product", sources, params, &["a", "b", "c"]),
+            bias: Kernel::new(file, "product_bias", sources, params, &["a", "b", "bias", "c"]),
+            gelu: Kernel::new(file, "product_gelu", sources, params, GELU),
+            residual: Kernel::new(file, "product_residual", sources, params, RESIDUAL),
+        }
+    }
+
+    /// The same for devices with matrix units.
+    pub(super) const fn on_matrices(self) -> Self {
+        let Self { plain, bias, gelu, residual } = self;
+        Self {
+            plain: plain.on_matrices(),
+            bias: bias.on_matrices(),
+            gelu: gelu.on_matrices(),
+            residual: residual.on_matrices(),
+        }
+    }
+
+    /// Records the one for `epilogue`.
+    pub(super) fn run<'a>(
+        &'static self,
+        recorder: &'a mut Recorder,
+        params: impl crate::gpu::Params,
+        [a, b, c]: [&Tensor; 3],
+        epilogue: Epilogue<'_>,
+        grid: Grid,
+    ) -> &'a mut Dispatch {
+        match epilogue {
+            Epilogue::Plain { .. } => recorder.run(&self.plain, params, &[a, b, c], grid),
+            Epilogue::Bias(bias) => recorder.run(&self.bias, params, &[a, b, bias, c], grid),
+            Epilogue::Gelu { bias, preactivation } => {
+                recorder.run(&self.gelu, params, &[a, b, bias, c, preactivation], grid)
+            }
+            Epilogue::Residual { bias, residual, keep } => {
+                recorder.run(&self.residual, params, &[a, b, bias, residual, keep, c], grid)
+            }
+        }
+    }
 }
 
 params! {
-    struct Params {
+    pub(super) struct Params {
         rows: u32,
         cols: u32,
         inner: u32,
@@ -134,6 +177,51 @@ pub(crate) enum Epilogue<'a> {
 /// A plain product, overwriting `c`.
 pub(crate) const PLAIN: Epilogue<'static> = Epilogue::Plain { alpha: 1.0, accumulate: false };
 
+impl Params {
+    /// For operands where they lie.
+    pub(super) fn new(
+        a: Matrices<'_>,
+        b: Matrices<'_>,
+        c: Matrices<'_>,
+        extents: Extents,
+        splits: usize,
+        epilogue: Epilogue<'_>,
+    ) -> Self {
+        let Extents { m, k, n, .. } = extents;
+        let (alpha, accumulate) = match epilogue {
+            Epilogue::Plain { alpha, accumulate } => (alpha, accumulate),
+            _ => (1.0, false),
+        };
+        let rows_per_sample = match epilogue {
+            Epilogue::Residual { keep, .. } => m / keep.shape().len(),
+            _ => m,
+        };
+        Self {
+            rows: m as u32,
+            cols: n as u32,
+            inner: k as u32,
+            splits: splits as u32,
+            a_offset: a.offset as u32,
+            a_batch: a.batch_stride as u32,
+            a_row: a.row_stride as u32,
+            a_inner: a.col_stride as u32,
+            b_offset: b.offset as u32,
+            b_batch: b.batch_stride as u32,
+            b_inner: b.row_stride as u32,
+            b_col: b.col_stride as u32,
+            c_offset: c.offset as u32,
+            c_batch: c.batch_stride as u32,
+            c_row: c.row_stride as u32,
+            strip: 0,
+            a_strip: 0,
+            accumulate: u32::from(accumulate),
+            rows_per_sample: rows_per_sample as u32,
+            alpha,
+            first_group: 0,
+        }
+    }
+}
+
 /// `c = epilogue(a · b)` for every matrix of a batch. `c`'s columns are contiguous.
 ///
 /// Both sides may have 16 bits; what GELU is taken of and what it makes then have, too.
@@ -147,7 +235,8 @@ pub(crate) fn product(
 ) {
     let Extents { batch, m, k, n } = extents;
     let sizes = [("batch", batch), ("m", m), ("k", k), ("n", n)];
-    recorder.decide(Family::Product, &sizes, |recorder, variant| {
+    let family = if a.tensor.is_half() { Family::HalfProduct } else { Family::Product };
+    recorder.decide(family, &sizes, |recorder, variant| {
         product_as(recorder, variant, a, b, c, extents, epilogue);
     });
 }
@@ -176,8 +265,12 @@ fn product_as(
     let to = parts.as_ref().map_or(c, |parts| Matrices::new(parts, m, n));
     // Parts know nothing of what comes after them.
     let now = if parts.is_some() { PLAIN } else { epilogue };
-    let lanes = variant == Variant::Lanes;
-    if !lanes || !matmul_lanes::product(recorder, a, b, to, extents, splits, now) {
+    let done = match variant {
+        Variant::Lanes => matmul_lanes::product(recorder, a, b, to, extents, splits, now),
+        Variant::Matrices => matmul_matrix::product(recorder, a, b, to, extents, splits, now),
+        Variant::Registers | Variant::Tiles => false,
+    };
+    if !done {
         simple_product(recorder, variant, a, b, to, extents, splits, now);
     }
     if let (Some(parts), Epilogue::Plain { alpha, accumulate }) = (&parts, epilogue) {
@@ -199,41 +292,10 @@ fn simple_product(
     epilogue: Epilogue<'_>,
 ) {
     let Extents { batch, m, k, n } = extents;
-    let (alpha, accumulate) = match epilogue {
-        Epilogue::Plain { alpha, accumulate } => (alpha, accumulate),
-        _ => (1.0, false),
-    };
-    let rows_per_sample = match epilogue {
-        Epilogue::Residual { keep, .. } => m / keep.shape().len(),
-        _ => m,
-    };
-    let params = Params {
-        rows: m as u32,
-        cols: n as u32,
-        inner: k as u32,
-        splits: splits as u32,
-        a_offset: a.offset as u32,
-        a_batch: a.batch_stride as u32,
-        a_row: a.row_stride as u32,
-        a_inner: a.col_stride as u32,
-        b_offset: b.offset as u32,
-        b_batch: b.batch_stride as u32,
-        b_inner: b.row_stride as u32,
-        b_col: b.col_stride as u32,
-        c_offset: to.offset as u32,
-        c_batch: to.batch_stride as u32,
-        c_row: to.row_stride as u32,
-        strip: 0,
-        a_strip: 0,
-        accumulate: u32::from(accumulate),
-        rows_per_sample: rows_per_sample as u32,
-        alpha,
-        first_group: 0,
-    };
-    let (at, ct) = (a.tensor, to.tensor);
+    let params = Params::new(a, b, to, extents, splits, epilogue);
     let half = a.tensor.is_half();
     let flops = 2 * batch * m * n * k;
-    if variant != Variant::Tiles {
+    if matches!(variant, Variant::Registers | Variant::Lanes) {
         let strips = n.div_ceil(STRIP);
         let packed;
         let (packed, params) = if !half && reads_in_place(b, k) {
@@ -276,38 +338,15 @@ fn simple_product(
             };
             (&packed_a, params)
         } else {
-            (at, params)
+            (a.tensor, params)
         };
         let grid = Grid::rows_of(m.div_ceil(16) * strips, batch * splits);
-        let dispatch = match epilogue {
-            Epilogue::Plain { .. } => recorder.run(&PACKED_PLAIN, params, &[at, packed, ct], grid),
-            Epilogue::Bias(bias) => {
-                recorder.run(&PACKED_BIAS, params, &[at, packed, bias, ct], grid)
-            }
-            Epilogue::Gelu { bias, preactivation } => {
-                let bound = [at, packed, bias, ct, preactivation];
-                recorder.run(&PACKED_GELU, params, &bound, grid).half(half)
-            }
-            Epilogue::Residual { bias, residual, keep } => {
-                let bound = [at, packed, bias, residual, keep, ct];
-                recorder.run(&PACKED_RESIDUAL, params, &bound, grid)
-            }
-        };
-        dispatch.flops(flops);
+        let dispatch = PACKED.run(recorder, params, [at, packed, to.tensor], epilogue, grid);
+        dispatch.half(to.tensor.is_half()).flops(flops);
     } else {
-        let bt = b.tensor;
         let grid = Grid::rows_of(m.div_ceil(64) * n.div_ceil(64), batch * splits);
-        let dispatch = match epilogue {
-            Epilogue::Plain { .. } => recorder.run(&TILED_PLAIN, params, &[at, bt, ct], grid),
-            Epilogue::Bias(bias) => recorder.run(&TILED_BIAS, params, &[at, bt, bias, ct], grid),
-            Epilogue::Gelu { bias, preactivation } => {
-                recorder.run(&TILED_GELU, params, &[at, bt, bias, ct, preactivation], grid)
-            }
-            Epilogue::Residual { bias, residual, keep } => {
-                recorder.run(&TILED_RESIDUAL, params, &[at, bt, bias, residual, keep, ct], grid)
-            }
-        };
-        dispatch.half(half).flops(flops);
+        let bound = [a.tensor, b.tensor, to.tensor];
+        TILED.run(recorder, params, bound, epilogue, grid).half(half).flops(flops);
     }
 }
 
@@ -332,7 +371,10 @@ fn collides(a: Matrices<'_>, n: usize) -> bool {
 fn splits(variant: Variant, Extents { batch, m, k, n }: Extents) -> usize {
     const PART: usize = 512;
     const MOST_ELEMENTS: usize = 1 << 21;
-    if batch > 1 || k < 4 * PART || (variant == Variant::Tiles && m * n >= 1 << 20) {
+    if batch > 1
+        || k < 4 * PART
+        || (matches!(variant, Variant::Tiles | Variant::Matrices) && m * n >= 1 << 20)
+    {
         return 1;
     }
     (k / PART).min(MOST_ELEMENTS / (m * n)).clamp(1, 256)

@@ -23,6 +23,7 @@ mod mask_targets;
 mod matching;
 mod matmul;
 mod matmul_lanes;
+mod matmul_matrix;
 mod nearest;
 mod patch;
 mod point_sample;
@@ -98,6 +99,7 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
         mask_targets::KERNELS,
         matmul::KERNELS,
         matmul_lanes::KERNELS,
+        matmul_matrix::KERNELS,
         optim::KERNELS,
         #[cfg(feature = "cli")]
         crate::bench::KERNELS,
