@@ -1,12 +1,14 @@
-// 3 × 3 convolution, padding 1, stride 1, for GPUs: tiles pass through workgroup memory.
+// 3 × 3 convolution, padding 1, stride 1, for GPUs: tiles pass through workgroup memory, see lib/tiles.wgsl.
 //
 //   y[p, o]              = Σ_{ky, kx, i} x[p + (ky - 1, kx - 1), i] weight[o, i, ky, kx]
 //   dweight[o, i, ky, kx] = Σ_p dy[p, o] x[p + (ky - 1, kx - 1), i]
 //
 // Host: src/ops/conv3x3.rs        Test: kernels-tests/conv3x3.rs        For CPUs: conv3x3.wgsl
-// B = batch, H × W = map, P = B H W pixels, I = inputs, O = outputs (channels). One workgroup per
-// 64 × 64 tile, one invocation per 4 × 4 of it, 16 apart, as in matmul_tiled.wgsl. The weight comes
-// packed from conv3x3.wgsl, so that lanes along the outputs read neighbouring words.
+// B = batch, H × W = map, P = B H W pixels, I = inputs, O = outputs (channels); C = I or O, rounded up to
+// whole DEPTHs. Zeros around the map make all pixels alike, so that what varies from step to step of a sum
+// is the same for all lanes: a padded map has B (H + 2) lines of W + 2 pixels, and some lines of zeros. The
+// gradient of x is the same product of dy with the weight turned by 180° and its channels exchanged. In
+// mixed precision x, dy and the weight have 16 bits.
 
 struct Params {
     batch: u32,
@@ -14,32 +16,91 @@ struct Params {
     width: u32,
     inputs: u32,
     outputs: u32,
-    from_output: u32,
+    lines: u32,        // of the padded map
+    from_output: u32,  // elements of weight from one output to the next
     from_input: u32,
-    turned: u32,
-    splits: u32,  // of dweight's sum, along the rows of all maps
+    turned: u32,       // whether to turn the weight by 180°
+    splits: u32,       // of dweight's sum
     first_group: u32,  // of a part of the dispatch
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<Real>;             // [B, H, W, I]
-@group(0) @binding(2) var<storage, read> strips: array<f32>;         // [O / 32, 9 I, 32]
-@group(0) @binding(3) var<storage, read> dy: array<Real>;            // [P, O]
-@group(0) @binding(4) var<storage, read_write> y: array<f32>;        // [P, O]
-@group(0) @binding(5) var<storage, read_write> dweight: array<f32>;  // [splits, O, I, 3, 3]
+@group(0) @binding(1) var<storage, read> x: array<Real>;                         // [B, H, W, I]
+@group(0) @binding(2) var<storage, read> weight: array<Real>;                    // strides of Params
+@group(0) @binding(3) var<storage, read> padded: array<Real>;                    // [lines, W + 2, C of I]
+@group(0) @binding(4) var<storage, read> strips: array<vec4<f32>>;               // [O / TILE, 9 C of I, TILE]
+@group(0) @binding(5) var<storage, read> padded_x: array<vec4<Real>>;            // [lines, W + 2, C of I]
+@group(0) @binding(6) var<storage, read> padded_dy: array<vec4<Real>>;           // [lines, W + 2, C of O]
+@group(0) @binding(7) var<storage, read_write> padded_out: array<Real>;          // [lines, W + 2, C of I]
+@group(0) @binding(8) var<storage, read_write> strips_out: array<f32>;           // [O / TILE, 9 C of I, TILE]
+@group(0) @binding(9) var<storage, read_write> y: array<f32>;                    // [P, O]
+@group(0) @binding(10) var<storage, read_write> dweight: array<f32>;             // [splits, O, I, 3, 3]
 
-const STRIP: u32 = 32u;
-const TILE: u32 = 64u;
-const DEPTH: u32 = 16u;
-const SIDE: u32 = 16u;
+// Channels of a padded map.
+fn rounded(channels: u32) -> u32 {
+    return (channels + DEPTH - 1u) / DEPTH * DEPTH;
+}
 
-var<workgroup> tile_a: array<f32, 1088>;  // [DEPTH][TILE + 4], padded against bank conflicts
-var<workgroup> tile_b: array<f32, 1088>;
-const PITCH: u32 = 68u;
+// ---- pad: x -> padded_out ------------------------------------------------------------------------
+// One workgroup per line of the padded map.
 
-// ---- forward: x, strips -> y ---------------------------------------------------------------------
+@compute @workgroup_size(64)
+fn pad(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let line = params.first_group + group.x + group.y * groups.x;
+    let channels = rounded(params.inputs);
+    let elements = (params.width + 2u) * channels;
+    if line >= params.lines {
+        return;
+    }
+    let row = line % (params.height + 2u);
+    let inside = line < params.batch * (params.height + 2u) && row > 0u && row <= params.height;
+    let start = (line / (params.height + 2u) * params.height + row - 1u) * params.width;
+    for (var i = lane; i < elements; i += 64u) {
+        let pixel = i / channels;
+        let channel = i % channels;
+        var v = Real(0.0);
+        if inside && pixel > 0u && pixel <= params.width && channel < params.inputs {
+            v = x[(start + pixel - 1u) * params.inputs + channel];
+        }
+        padded_out[line * elements + i] = v;
+    }
+}
 
-@compute @workgroup_size(256)
+// ---- pack_weight: weight -> strips_out -----------------------------------------------------------
+// Strips of TILE outputs, [tap][input][TILE]; zero beyond the last output and input. One workgroup per strip and
+// DEPTH inputs.
+
+@compute @workgroup_size(TILE)
+fn pack_weight(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let id = params.first_group + group.x + group.y * groups.x;
+    let channels = rounded(params.inputs);
+    let count = (params.outputs + TILE - 1u) / TILE;
+    let strip = id % count;
+    let first = id / count * DEPTH;
+    let output = strip * TILE + lane;
+    for (var i = first; i < min(first + DEPTH, channels); i++) {
+        for (var tap = 0u; tap < 9u; tap++) {
+            var v = 0.0;
+            if output < params.outputs && i < params.inputs {
+                let from_tap = select(tap, 8u - tap, params.turned != 0u);
+                v = f32(weight[output * params.from_output + i * params.from_input + from_tap]);
+            }
+            strips_out[((strip * 9u + tap) * channels + i) * TILE + lane] = v;
+        }
+    }
+}
+
+// ---- forward: padded, strips -> y ----------------------------------------------------------------
+
+@compute @workgroup_size(64)
 fn forward(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -47,80 +108,61 @@ fn forward(
 ) {
     let id = params.first_group + group.x + group.y * groups.x;
     let pixels = params.batch * params.height * params.width;
-    let col_tiles = (params.outputs + TILE - 1u) / TILE;
-    let first = id / col_tiles * TILE;
-    let col = id % col_tiles * TILE;
-    // An invocation fills the tile of x for four pixels, always the same.
-    let p0 = locate(first + lane / SIDE, pixels);
-    let p1 = locate(first + lane / SIDE + SIDE, pixels);
-    let p2 = locate(first + lane / SIDE + 2u * SIDE, pixels);
-    let p3 = locate(first + lane / SIDE + 3u * SIDE, pixels);
-    let to_a = lane % DEPTH * PITCH + lane / SIDE;
+    let strips_count = (params.outputs + TILE - 1u) / TILE;
+    let first = id / strips_count * TILE;
+    let strip = id % strips_count;
+    let channels = rounded(params.inputs);
+    let share_a = share(lane, true);
+    let share_b = share(lane, false);
+    // An invocation fills the tile of x for 16 pixels, always the same.
+    var corners: array<u32, 16>;
+    for (var i = 0u; i < 16u; i++) {
+        let pixel = first + 4u * share_a.four + i / 4u * 16u + i % 4u;
+        corners[i] = corner(min(pixel, pixels - 1u)) * channels + share_a.k;
+    }
+    var from_strip = (strip * 9u * channels + share_b.k) * (TILE / 4u) + share_b.four;
 
-    var tile = array<vec4<f32>, 4>();
+    var sums: Sums;
     for (var tap = 0u; tap < 9u; tap++) {
-        let ky = tap / 3u;
-        let kx = tap % 3u;
-        for (var start = 0u; start < params.inputs; start += DEPTH) {
-            let input = start + lane % DEPTH;
-            tile_a[to_a] = load_x(p0, ky, kx, input);
-            tile_a[to_a + SIDE] = load_x(p1, ky, kx, input);
-            tile_a[to_a + 2u * SIDE] = load_x(p2, ky, kx, input);
-            tile_a[to_a + 3u * SIDE] = load_x(p3, ky, kx, input);
+        let from_corner = (tap / 3u * (params.width + 2u) + tap % 3u) * channels;
+        for (var input = 0u; input < channels; input += DEPTH) {
+            let shift = from_corner + input;
             for (var i = 0u; i < 4u; i++) {
-                let k = lane / TILE + 4u * i;
-                tile_b[k * PITCH + lane % TILE] = load_weight(tap, start + k, col + lane % TILE);
+                tile_a[share_a.to + i * share_a.step] = vec4(
+                    f32(padded[corners[4u * i] + shift]),
+                    f32(padded[corners[4u * i + 1u] + shift]),
+                    f32(padded[corners[4u * i + 2u] + shift]),
+                    f32(padded[corners[4u * i + 3u] + shift]));
+                tile_b[share_b.to + i * share_b.step] = strips[from_strip + i * TILE];
             }
+            from_strip += DEPTH * TILE / 4u;
             workgroupBarrier();
-            multiply(&tile, lane);
+            multiply_tiles(&sums, lane);
             workgroupBarrier();
         }
     }
-    for (var i = 0u; i < 4u; i++) {
+    for (var i = 0u; i < 16u; i++) {
         for (var j = 0u; j < 4u; j++) {
-            let pixel = first + lane / SIDE + SIDE * i;
-            let output = col + lane % SIDE + SIDE * j;
+            let pixel = first + spread(lane / SIDE, i / 2u);
+            let output = strip * TILE + spread(lane % SIDE, i % 2u * 4u + j);
             if pixel < pixels && output < params.outputs {
-                y[pixel * params.outputs + output] = tile[i][j];
+                y[pixel * params.outputs + output] = sums[i][j];
             }
         }
     }
 }
 
-struct Pixel {
-    row: u32,  // of all maps
-    y: u32,
-    x: u32,
-    inside: bool,
-}
-
-fn locate(pixel: u32, pixels: u32) -> Pixel {
+// The first of the 3 × 3 pixels of the padded map around a pixel.
+fn corner(pixel: u32) -> u32 {
     let row = pixel / params.width;
-    return Pixel(row, row % params.height, pixel % params.width, pixel < pixels);
+    return (row + 2u * (row / params.height)) * (params.width + 2u) + pixel % params.width;
 }
 
-// The value at a tap of a pixel, or zero beyond the map, so that edges need no branch of their own.
-// Unsigned: 0 - 1 is far beyond the map too.
-fn load_x(pixel: Pixel, ky: u32, kx: u32, input: u32) -> f32 {
-    let down = pixel.y + ky - 1u;
-    let across = pixel.x + kx - 1u;
-    if !pixel.inside || down >= params.height || across >= params.width || input >= params.inputs {
-        return 0.0;
-    }
-    return f32(x[((pixel.row + ky - 1u) * params.width + across) * params.inputs + input]);
-}
+// ---- backward_weight: padded_dy, padded_x -> dweight ---------------------------------------------
+// Rows of a tile are outputs, its columns inputs of one tap; z = split. The sum is over all pixels of the padded map
+// but those that have no neighbours, in whole DEPTHs; beyond dy it is zero.
 
-fn load_weight(tap: u32, input: u32, output: u32) -> f32 {
-    if input >= params.inputs || output >= params.outputs {
-        return 0.0;
-    }
-    return strips[((output / STRIP * 9u + tap) * params.inputs + input) * STRIP + output % STRIP];
-}
-
-// ---- backward_weight: dy, x -> dweight -----------------------------------------------------------
-// Rows of a tile are outputs, its columns inputs of one tap; z = split.
-
-@compute @workgroup_size(256)
+@compute @workgroup_size(64)
 fn backward_weight(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -128,59 +170,40 @@ fn backward_weight(
 ) {
     let id = params.first_group + group.x + group.y * groups.x;
     let tap = id % 9u;
-    let ky = tap / 3u;
-    let kx = tap % 3u;
     let col_tiles = (params.inputs + TILE - 1u) / TILE;
     let first = id / 9u / col_tiles * TILE;
     let col = id / 9u % col_tiles * TILE;
-    let rows = params.batch * params.height;
-    let end = rows * (group.z + 1u) / params.splits;
+    let line = params.width + 2u;
+    let count = params.batch * (params.height + 2u) * line - 2u * (line + 1u);
+    let per_split = (count + params.splits * DEPTH - 1u) / (params.splits * DEPTH) * DEPTH;
+    let start = min(group.z * per_split, count);
+    let end = min(start + per_split, count);
 
-    var tile = array<vec4<f32>, 4>();
-    for (var row = rows * group.z / params.splits; row < end; row++) {
-        let down = row % params.height;
-        for (var start = 0u; start < params.width; start += DEPTH) {
-            for (var i = 0u; i < 4u; i++) {
-                let k = lane / TILE + 4u * i;
-                let pixel = Pixel(row, down, start + k, start + k < params.width);
-                tile_a[k * PITCH + lane % TILE] = load_dy(pixel, first + lane % TILE);
-                tile_b[k * PITCH + lane % TILE] = load_x(pixel, ky, kx, col + lane % TILE);
-            }
-            workgroupBarrier();
-            multiply(&tile, lane);
-            workgroupBarrier();
+    // Beyond the last vector of channels: the last, whose sums are not stored.
+    let share = share(lane, false);
+    let vectors_dy = rounded(params.outputs) / 4u;
+    let vectors_x = rounded(params.inputs) / 4u;
+    let from_dy = (line + 1u + share.k) * vectors_dy + min(first / 4u + share.four, vectors_dy - 1u);
+    let from_x = (tap / 3u * line + tap % 3u + share.k) * vectors_x + min(col / 4u + share.four, vectors_x - 1u);
+    var sums: Sums;
+    for (var pixel = start; pixel < end; pixel += DEPTH) {
+        for (var i = 0u; i < 4u; i++) {
+            let to = share.to + i * share.step;
+            tile_a[to] = vec4<f32>(padded_dy[from_dy + (pixel + 4u * i) * vectors_dy]);
+            tile_b[to] = vec4<f32>(padded_x[from_x + (pixel + 4u * i) * vectors_x]);
         }
+        workgroupBarrier();
+        multiply_tiles(&sums, lane);
+        workgroupBarrier();
     }
-    for (var i = 0u; i < 4u; i++) {
+    for (var i = 0u; i < 16u; i++) {
         for (var j = 0u; j < 4u; j++) {
-            let output = first + lane / SIDE + SIDE * i;
-            let input = col + lane % SIDE + SIDE * j;
+            let output = first + spread(lane / SIDE, i / 2u);
+            let input = col + spread(lane % SIDE, i % 2u * 4u + j);
             if output < params.outputs && input < params.inputs {
                 let to = (group.z * params.outputs + output) * params.inputs + input;
-                dweight[to * 9u + tap] = tile[i][j];
+                dweight[to * 9u + tap] = sums[i][j];
             }
         }
-    }
-}
-
-fn load_dy(pixel: Pixel, output: u32) -> f32 {
-    if !pixel.inside || output >= params.outputs {
-        return 0.0;
-    }
-    return f32(dy[(pixel.row * params.width + pixel.x) * params.outputs + output]);
-}
-
-// ---- shared --------------------------------------------------------------------------------------
-
-fn multiply(tile: ptr<function, array<vec4<f32>, 4>>, lane: u32) {
-    let y = lane / SIDE;
-    let x = lane % SIDE;
-    for (var k = 0u; k < DEPTH; k++) {
-        let at = k * PITCH;
-        let v = vec4(tile_b[at + x], tile_b[at + x + 16u], tile_b[at + x + 32u], tile_b[at + x + 48u]);
-        (*tile)[0] = fma(vec4(tile_a[at + y]), v, (*tile)[0]);
-        (*tile)[1] = fma(vec4(tile_a[at + y + 16u]), v, (*tile)[1]);
-        (*tile)[2] = fma(vec4(tile_a[at + y + 32u]), v, (*tile)[2]);
-        (*tile)[3] = fma(vec4(tile_a[at + y + 48u]), v, (*tile)[3]);
     }
 }

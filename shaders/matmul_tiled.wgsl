@@ -4,10 +4,12 @@
 //   and with an epilogue:  + bias[n],  gelu(+ bias[n]),  residual[m, n] + keep[sample] (+ bias[n])
 //
 // Host: src/ops/matmul.rs        Test: kernels-tests/matmul.rs        For CPUs: matmul_packed.wgsl
-// M = rows, N = cols, K = inner. One workgroup per 64 × 64 tile of c, one invocation per 8 × 8 of it:
-// four neighbours and the four 32 beyond, in both directions, so that eight lanes read neighbouring
-// vectors of workgroup memory, four of them for 64 products. In mixed precision a, b and what GELU is taken
-// of and makes have 16 bits; sums have 32.
+// M = rows, N = cols, K = inner. One workgroup per 64 × 64 of c: see lib/tiles.wgsl. In mixed precision a, b and
+// what GELU is taken of and makes have 16 bits; sums have 32.
+
+// Whether the matrices hold a whole tile and K is a multiple of DEPTH: no tile then reads beyond them, the last of a
+// row or column being moved back over its neighbour.
+override INSIDE: bool = false;
 
 struct Params {
     rows: u32,
@@ -43,14 +45,6 @@ struct Params {
 @group(0) @binding(7) var<storage, read_write> preactivation: array<Real>; // [M, N]
 @group(0) @binding(8) var<storage, read_write> activation: array<Real>;    // [M, N]
 
-const TILE: u32 = 64u;
-const DEPTH: u32 = 16u;
-const SIDE: u32 = 8u;
-
-var<workgroup> tile_a: array<vec4<f32>, 272>;  // [DEPTH][TILE / 4 + 1], padded against bank conflicts
-var<workgroup> tile_b: array<vec4<f32>, 272>;
-const PITCH: u32 = 17u;
-
 // ---- product: a, b -> c -------------------------------------------------------------------------
 
 @compute @workgroup_size(64)
@@ -65,7 +59,7 @@ fn product(
         for (var j = 0u; j < 4u; j++) {
             let row = place.row + spread(lane / SIDE, i / 2u);
             let col = place.col + spread(lane % SIDE, i % 2u * 4u + j);
-            if row < params.rows && col < params.cols {
+            if is_ours(place, row, col) {
                 finish_plain(row, col, place.matrix, tile[i][j]);
             }
         }
@@ -86,7 +80,7 @@ fn product_bias(
         for (var j = 0u; j < 4u; j++) {
             let row = place.row + spread(lane / SIDE, i / 2u);
             let col = place.col + spread(lane % SIDE, i % 2u * 4u + j);
-            if row < params.rows && col < params.cols {
+            if is_ours(place, row, col) {
                 finish_bias(row, col, place.matrix, tile[i][j]);
             }
         }
@@ -107,7 +101,7 @@ fn product_gelu(
         for (var j = 0u; j < 4u; j++) {
             let row = place.row + spread(lane / SIDE, i / 2u);
             let col = place.col + spread(lane % SIDE, i % 2u * 4u + j);
-            if row < params.rows && col < params.cols {
+            if is_ours(place, row, col) {
                 finish_gelu(row, col, tile[i][j]);
             }
         }
@@ -128,7 +122,7 @@ fn product_residual(
         for (var j = 0u; j < 4u; j++) {
             let row = place.row + spread(lane / SIDE, i / 2u);
             let col = place.col + spread(lane % SIDE, i % 2u * 4u + j);
-            if row < params.rows && col < params.cols {
+            if is_ours(place, row, col) {
                 finish_residual(row, col, tile[i][j]);
             }
         }
@@ -140,6 +134,8 @@ fn product_residual(
 struct Place {
     row: u32,
     col: u32,
+    first_row: u32,  // that is to be stored, where a tile was moved back
+    first_col: u32,
     matrix: u32,  // of the output; the split counts
     a: u32,       // offset of the matrix in a
     b: u32,       // offset of the matrix in b
@@ -152,10 +148,16 @@ fn locate(group: vec3<u32>, groups: vec3<u32>) -> Place {
     let col_tiles = (params.cols + TILE - 1u) / TILE;
     let batch = group.z / params.splits;
     let split = group.z % params.splits;
-    let per_split = (params.inner + params.splits - 1u) / params.splits;
+    let per_split = (params.inner + params.splits * DEPTH - 1u) / (params.splits * DEPTH) * DEPTH;
     var place: Place;
-    place.row = id / col_tiles * TILE;
-    place.col = id % col_tiles * TILE;
+    place.first_row = id / col_tiles * TILE;
+    place.first_col = id % col_tiles * TILE;
+    place.row = place.first_row;
+    place.col = place.first_col;
+    if INSIDE {
+        place.row = min(place.row, params.rows - TILE);
+        place.col = min(place.col, params.cols - TILE);
+    }
     place.matrix = group.z;
     place.a = params.a_offset + batch * params.a_batch;
     place.b = params.b_offset + batch * params.b_batch;
@@ -164,40 +166,67 @@ fn locate(group: vec3<u32>, groups: vec3<u32>) -> Place {
     return place;
 }
 
-// Which of a tile's rows or columns is number i of the eight that invocation `place` has along it.
-fn spread(place: u32, i: u32) -> u32 {
-    return i / 4u * 32u + place * 4u + i % 4u;
+fn is_ours(place: Place, row: u32, col: u32) -> bool {
+    let there = row < params.rows && col < params.cols;
+    return there && (!INSIDE || row >= place.first_row && col >= place.first_col);
 }
 
-// Eight rows of eight columns, each row as two vectors.
-fn accumulate_tile(place: Place, lane: u32) -> array<vec4<f32>, 16> {
-    var tile = array<vec4<f32>, 16>();
-    let y = lane / SIDE;
-    let x = lane % SIDE;
-    for (var k0 = place.start; k0 < place.end; k0 += DEPTH) {
-        for (var i = 0u; i < 4u; i++) {
-            let item = lane + 64u * i;
-            // Lanes run along whichever direction is contiguous in memory.
-            let along_k = vec2(item % DEPTH, item / DEPTH);
-            let across = vec2(item / (TILE / 4u), item % (TILE / 4u));
-            let at_a = select(across, along_k, params.a_inner == 1u);
-            let at_b = select(across, along_k, params.b_inner == 1u);
-            tile_a[at_a.x * PITCH + at_a.y] = load_a(place, place.row + 4u * at_a.y, k0 + at_a.x);
-            tile_b[at_b.x * PITCH + at_b.y] = load_b(place, k0 + at_b.x, place.col + 4u * at_b.y);
-        }
+fn accumulate_tile(place: Place, lane: u32) -> Sums {
+    var sums: Sums;
+    for (var k = place.start; k < place.end; k += DEPTH) {
+        fill_a(place, k, lane);
+        fill_b(place, k, lane);
         workgroupBarrier();
-        for (var k = 0u; k < DEPTH; k++) {
-            let rows = array<vec4<f32>, 2>(tile_a[k * PITCH + y], tile_a[k * PITCH + 8u + y]);
-            let left = tile_b[k * PITCH + x];
-            let right = tile_b[k * PITCH + 8u + x];
-            for (var i = 0u; i < 8u; i++) {
-                tile[2u * i] = fma(vec4(rows[i / 4u][i % 4u]), left, tile[2u * i]);
-                tile[2u * i + 1u] = fma(vec4(rows[i / 4u][i % 4u]), right, tile[2u * i + 1u]);
-            }
-        }
+        multiply_tiles(&sums, lane);
         workgroupBarrier();
     }
-    return tile;
+    return sums;
+}
+
+// Inside, places of a tile are the first one plus what is the same for all lanes, so that little more than loads is
+// left in the loop.
+fn fill_a(place: Place, k: u32, lane: u32) {
+    let share = share(lane, params.a_inner == 1u);
+    if INSIDE {
+        let start = place.a + (k + share.k) * params.a_inner + (place.row + 4u * share.four) * params.a_row;
+        let step = select(4u * params.a_inner, 16u * params.a_row, share.along_k);
+        for (var i = 0u; i < 4u; i++) {
+            let at = start + i * step;
+            tile_a[share.to + i * share.step] = vec4(
+                f32(a[at]),
+                f32(a[at + params.a_row]),
+                f32(a[at + 2u * params.a_row]),
+                f32(a[at + 3u * params.a_row]));
+        }
+        return;
+    }
+    for (var i = 0u; i < 4u; i++) {
+        let at = k + share.k + select(4u * i, 0u, share.along_k);
+        let row = place.row + 4u * share.four + select(0u, 16u * i, share.along_k);
+        tile_a[share.to + i * share.step] = load_a(place, row, at);
+    }
+}
+
+fn fill_b(place: Place, k: u32, lane: u32) {
+    let share = share(lane, params.b_inner == 1u);
+    if INSIDE {
+        let start = place.b + (k + share.k) * params.b_inner + (place.col + 4u * share.four) * params.b_col;
+        let step = select(4u * params.b_inner, 16u * params.b_col, share.along_k);
+        for (var i = 0u; i < 4u; i++) {
+            let at = start + i * step;
+            tile_b[share.to + i * share.step] = vec4(
+                f32(b[at]),
+                f32(b[at + params.b_col]),
+                f32(b[at + 2u * params.b_col]),
+                f32(b[at + 3u * params.b_col]));
+        }
+        return;
+    }
+    for (var i = 0u; i < 4u; i++) {
+        let at = k + share.k + select(4u * i, 0u, share.along_k);
+        let col = place.col + 4u * share.four + select(0u, 16u * i, share.along_k);
+        tile_b[share.to + i * share.step] = load_b(place, at, col);
+    }
 }
 
 // Four rows, or columns, at one k; zero beyond the matrix, so that edge tiles need no branch of their own.

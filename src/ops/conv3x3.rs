@@ -1,36 +1,22 @@
-//! 3 × 3 convolution: `shaders/conv3x3_tiled.wgsl` for GPUs, `shaders/conv3x3.wgsl` for CPU drivers; see
-//! `conv3x3_lanes` for those with subgroups of eight.
+//! 3 × 3 convolution: `shaders/conv3x3.wgsl` for CPU drivers; see `conv3x3_lanes` for those with subgroups of
+//! eight, `conv3x3_tiled` for GPUs.
 
-use super::{conv3x3_lanes, elementwise, reduce};
+use super::{conv3x3_lanes, conv3x3_tiled, elementwise, reduce};
 use crate::gpu::{Family, Grid, Kernel, Params as _, Recorder, Source, Variant, params, source};
 use crate::{Tape, Tensor};
 
 const SOURCES: &[Source] = &[source!("conv3x3"), source!("lib/f32", half "lib/f16")];
-const TILED: &[Source] = &[source!("conv3x3_tiled"), source!("lib/f32", half "lib/f16")];
 
 static PACK_WEIGHT: Kernel = kernel("pack_weight", &["weight", "packed"]);
 static PAD: Kernel = kernel("pad", &["x", "packed"]);
 static PAD_STRIPS: Kernel = kernel("pad_strips", &["x", "packed"]);
 static FORWARD: Kernel = kernel("forward", &["padded", "strips", "y"]);
 static BACKWARD_WEIGHT: Kernel = kernel("backward_weight", &["dy", "x_strips", "dweight"]);
-static TILED_FORWARD: Kernel = tiled("forward", &["x", "strips", "y"]);
-static TILED_BACKWARD_WEIGHT: Kernel = tiled("backward_weight", &["dy", "x", "dweight"]);
-pub(super) const KERNELS: &[&Kernel] = &[
-    &PACK_WEIGHT,
-    &PAD,
-    &PAD_STRIPS,
-    &FORWARD,
-    &BACKWARD_WEIGHT,
-    &TILED_FORWARD,
-    &TILED_BACKWARD_WEIGHT,
-];
+pub(super) const KERNELS: &[&Kernel] =
+    &[&PACK_WEIGHT, &PAD, &PAD_STRIPS, &FORWARD, &BACKWARD_WEIGHT];
 
 const fn kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
     Kernel::new("conv3x3", entry, SOURCES, Params::FIELDS, bindings)
-}
-
-const fn tiled(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
-    Kernel::new("conv3x3_tiled", entry, TILED, Params::FIELDS, bindings)
 }
 
 params! {
@@ -131,12 +117,16 @@ impl Extents {
 pub fn conv3x3(tape: &mut Tape, x: &Tensor, weight: &Tensor) -> Tensor {
     let extents = Extents::new(x, weight);
     let variant = extents.decide(tape.recorder(), |_, variant| variant);
-    if variant == Variant::Lanes && conv3x3_lanes::suit(tape.recorder(), extents) {
-        return on_lanes(tape, x, weight, extents);
+    match variant {
+        Variant::Lanes if conv3x3_lanes::suit(tape.recorder(), extents) => {
+            return on_padded(tape, x, weight, extents, &LANES);
+        }
+        Variant::Tiles | Variant::Matrices => return on_padded(tape, x, weight, extents, &TILES),
+        Variant::Lanes | Variant::Registers => {}
     }
     let read = tape.operand(x);
     let y = extents.decide(tape.recorder(), |recorder, _| {
-        product(recorder, variant, &read, weight, extents, extents.params())
+        product(recorder, &read, weight, extents, extents.params())
     });
     let saved = (read, weight.clone());
     tape.record([x, weight], y, move |recorder, dy| {
@@ -148,11 +138,11 @@ pub fn conv3x3(tape: &mut Tape, x: &Tensor, weight: &Tensor) -> Tensor {
                 let (from_output, from_input) = (9, 9 * inputs as u32);
                 let extents = extents.exchanged();
                 let params = Params { from_output, from_input, turned: 1, ..extents.params() };
-                product(recorder, variant, dy, weight, extents, params)
+                product(recorder, dy, weight, extents, params)
             });
             let dweight = weight.is_tracked().then(|| {
                 sum_of_parts(recorder, extents, |recorder, splits, to| {
-                    backward_weight(recorder, variant, (x, dy), to, extents, splits);
+                    backward_weight(recorder, (x, dy), to, extents, splits);
                 })
             });
             [dx, dweight]
@@ -160,29 +150,52 @@ pub fn conv3x3(tape: &mut Tape, x: &Tensor, weight: &Tensor) -> Tensor {
     })
 }
 
-/// [`conv3x3`] with the kernels for eight lanes; keeps `x` too.
-fn on_lanes(tape: &mut Tape, x: &Tensor, weight: &Tensor, extents: Extents) -> Tensor {
+/// Kernels that read maps with zeros around them.
+struct Padded {
+    pad: fn(&mut Recorder, &Tensor, Extents) -> Tensor,
+    product: fn(&mut Recorder, &Tensor, &Tensor, Extents, bool) -> Tensor,
+    backward_weight: fn(&mut Recorder, (&Tensor, &Tensor), &Tensor, Extents, usize),
+}
+
+static LANES: Padded = Padded {
+    pad: conv3x3_lanes::pad,
+    product: conv3x3_lanes::product,
+    backward_weight: conv3x3_lanes::backward_weight,
+};
+
+static TILES: Padded = Padded {
+    pad: conv3x3_tiled::pad,
+    product: conv3x3_tiled::product,
+    backward_weight: conv3x3_tiled::backward_weight,
+};
+
+/// [`conv3x3`] with these kernels; keeps `x` too.
+fn on_padded(
+    tape: &mut Tape,
+    x: &Tensor,
+    weight: &Tensor,
+    extents: Extents,
+    kernels: &'static Padded,
+) -> Tensor {
     let (read, narrow) = (tape.operand(x), tape.operand(weight));
     let y = extents.decide(tape.recorder(), |recorder, _| {
-        let padded = conv3x3_lanes::pad(recorder, &read, extents);
-        conv3x3_lanes::product(recorder, &padded, &narrow, extents, false)
+        let padded = (kernels.pad)(recorder, &read, extents);
+        (kernels.product)(recorder, &padded, &narrow, extents, false)
     });
     let saved = (read, weight.clone());
     tape.record([x, weight], y, move |recorder, dy| {
         let (x, weight) = &saved;
         let dy = &elementwise::narrowed_like(recorder, dy, x);
         extents.decide(recorder, |recorder, _| {
-            let padded_dy = conv3x3_lanes::pad(recorder, dy, extents.exchanged());
+            let padded_dy = (kernels.pad)(recorder, dy, extents.exchanged());
             let dx = x.is_tracked().then(|| {
-                let extents = extents.exchanged();
                 let weight = elementwise::narrowed_like(recorder, weight, x);
-                conv3x3_lanes::product(recorder, &padded_dy, &weight, extents, true)
+                (kernels.product)(recorder, &padded_dy, &weight, extents.exchanged(), true)
             });
             let dweight = weight.is_tracked().then(|| {
-                let padded = conv3x3_lanes::pad(recorder, x, extents);
+                let padded = (kernels.pad)(recorder, x, extents);
                 sum_of_parts(recorder, extents, |recorder, splits, to| {
-                    let sides = (&padded, &padded_dy);
-                    conv3x3_lanes::backward_weight(recorder, sides, to, extents, splits);
+                    (kernels.backward_weight)(recorder, (&padded, &padded_dy), to, extents, splits);
                 })
             });
             [dx, dweight]
@@ -193,30 +206,23 @@ fn on_lanes(tape: &mut Tape, x: &Tensor, weight: &Tensor, extents: Extents) -> T
 /// The convolution of `x` with `weight`, read with the strides of `params`.
 fn product(
     recorder: &mut Recorder,
-    variant: Variant,
     x: &Tensor,
     weight: &Tensor,
     extents: Extents,
     params: Params,
 ) -> Tensor {
     let Extents { batch, height, width, inputs, outputs } = extents;
-    let half = x.is_half();
     let weight = &elementwise::narrowed_like(recorder, weight, x);
-    let y = recorder.empty([batch, height, width, outputs]);
     let columns = outputs.div_ceil(32);
     let strips = recorder.empty([columns, 9 * inputs, 32]);
     let grid = Grid::rows(columns * inputs.div_ceil(16));
-    recorder.run(&PACK_WEIGHT, params, &[weight, &strips], grid).half(half);
-    if variant != Variant::Tiles {
-        let padded = recorder.empty([batch, height + 2, width + 2, inputs]);
-        recorder.run(&PAD, params, &[x, &padded], Grid::rows(extents.lines())).half(half);
-        let grid = Grid::rows(extents.pixels().div_ceil(16) * columns);
-        recorder.run(&FORWARD, params, &[&padded, &strips, &y], grid).flops(extents.flops());
-    } else {
-        let grid = Grid::rows(extents.pixels().div_ceil(64) * outputs.div_ceil(64));
-        let dispatch = recorder.run(&TILED_FORWARD, params, &[x, &strips, &y], grid);
-        dispatch.half(half).flops(extents.flops());
-    }
+    recorder.run(&PACK_WEIGHT, params, &[weight, &strips], grid).half(x.is_half());
+    let padded = recorder.empty([batch, height + 2, width + 2, inputs]);
+    let dispatch = recorder.run(&PAD, params, &[x, &padded], Grid::rows(extents.lines()));
+    dispatch.half(x.is_half());
+    let y = recorder.empty([batch, height, width, outputs]);
+    let grid = Grid::rows(extents.pixels().div_ceil(16) * columns);
+    recorder.run(&FORWARD, params, &[&padded, &strips, &y], grid).flops(extents.flops());
     y
 }
 
@@ -240,7 +246,6 @@ fn sum_of_parts(
 
 fn backward_weight(
     recorder: &mut Recorder,
-    variant: Variant,
     (x, dy): (&Tensor, &Tensor),
     to: &Tensor,
     extents: Extents,
@@ -248,19 +253,13 @@ fn backward_weight(
 ) {
     let Extents { batch, height, width, inputs, outputs } = extents;
     let params = Params { splits: splits as u32, ..extents.params() };
-    if variant != Variant::Tiles {
-        let columns = inputs.div_ceil(32);
-        let x_strips = recorder.empty([columns, batch, height + 2, width + 2, 32]);
-        let grid = Grid::rows(columns * extents.lines());
-        recorder.run(&PAD_STRIPS, params, &[x, &x_strips], grid).half(x.is_half());
-        let grid = Grid::rows_of(9 * outputs.div_ceil(16) * columns, splits);
-        let dispatch = recorder.run(&BACKWARD_WEIGHT, params, &[dy, &x_strips, to], grid);
-        dispatch.half(x.is_half()).flops(extents.flops());
-    } else {
-        let grid = Grid::rows_of(9 * outputs.div_ceil(64) * inputs.div_ceil(64), splits);
-        let dispatch = recorder.run(&TILED_BACKWARD_WEIGHT, params, &[dy, x, to], grid);
-        dispatch.half(x.is_half()).flops(extents.flops());
-    }
+    let columns = inputs.div_ceil(32);
+    let x_strips = recorder.empty([columns, batch, height + 2, width + 2, 32]);
+    let grid = Grid::rows(columns * extents.lines());
+    recorder.run(&PAD_STRIPS, params, &[x, &x_strips], grid).half(x.is_half());
+    let grid = Grid::rows_of(9 * outputs.div_ceil(16) * columns, splits);
+    let dispatch = recorder.run(&BACKWARD_WEIGHT, params, &[dy, &x_strips, to], grid);
+    dispatch.half(x.is_half()).flops(extents.flops());
 }
 
 /// In how many parts the sum over all pixels goes: see `matmul`. Each has whole rows of a map.

@@ -15,6 +15,7 @@ const PACKED_SOURCES: &[Source] = &[
 ];
 const TILED_SOURCES: &[Source] = &[
     source!("matmul_tiled"),
+    source!("lib/tiles"),
     source!("lib/epilogue"),
     source!("lib/gelu"),
     source!("lib/f32", half "lib/f16"),
@@ -346,7 +347,12 @@ fn simple_product(
     } else {
         let grid = Grid::rows_of(m.div_ceil(64) * n.div_ceil(64), batch * splits);
         let bound = [a.tensor, b.tensor, to.tensor];
-        TILED.run(recorder, params, bound, epilogue, grid).half(half).flops(flops);
+        let inside = m >= 64 && n >= 64 && k > 0 && k.is_multiple_of(16);
+        TILED
+            .run(recorder, params, bound, epilogue, grid)
+            .half(half)
+            .constant("INSIDE", inside)
+            .flops(flops);
     }
 }
 

@@ -6,6 +6,7 @@ mod class_loss;
 mod concat;
 mod conv3x3;
 mod conv3x3_lanes;
+mod conv3x3_tiled;
 mod cross_entropy;
 mod deform_attention;
 mod deform_conv;
@@ -83,6 +84,7 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
         concat::KERNELS,
         conv3x3::KERNELS,
         conv3x3_lanes::KERNELS,
+        conv3x3_tiled::KERNELS,
         cross_entropy::KERNELS,
         deform_attention::KERNELS,
         deform_conv::KERNELS,
