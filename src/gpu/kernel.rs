@@ -105,11 +105,6 @@ impl Kernel {
         Self { lanes: true, ..self }
     }
 
-    /// The same for devices that have [`Profile::matrix`](super::Profile::matrix) only.
-    pub const fn on_matrices(self) -> Self {
-        Self { matrices: true, ..self }
-    }
-
     /// `file.entry`.
     pub fn label(&self) -> String {
         format!("{}.{}", self.file, self.entry)

@@ -62,15 +62,22 @@ impl Kernels {
         }
     }
 
+    /// The same for devices with lanes.
+    pub(super) const fn on_lanes(mut self) -> Self {
+        self.plain.lanes = true;
+        self.bias.lanes = true;
+        self.gelu.lanes = true;
+        self.residual.lanes = true;
+        self
+    }
+
     /// The same for devices with matrix units.
-    pub(super) const fn on_matrices(self) -> Self {
-        let Self { plain, bias, gelu, residual } = self;
-        Self {
-            plain: plain.on_matrices(),
-            bias: bias.on_matrices(),
-            gelu: gelu.on_matrices(),
-            residual: residual.on_matrices(),
-        }
+    pub(super) const fn on_matrices(mut self) -> Self {
+        self.plain.matrices = true;
+        self.bias.matrices = true;
+        self.gelu.matrices = true;
+        self.residual.matrices = true;
+        self
     }
 
     /// Records the one for `epilogue`.

@@ -1,6 +1,6 @@
 //! Matrix products in eight lanes of a CPU: `shaders/matmul_lanes.wgsl` and `shaders/pack.wgsl`.
 
-use super::matmul::{Epilogue, Extents, Matrices};
+use super::matmul::{Epilogue, Extents, Kernels, Matrices};
 use crate::Tensor;
 use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
 
@@ -17,16 +17,21 @@ const PACK: &[Source] = &[
     source!("lib/pairs_f32", half "lib/pairs_f16"),
 ];
 
-static PLAIN: Kernel = kernel("product", &["a", "b", "c"]);
-static BIAS: Kernel = kernel("product_bias", &["a", "b", "bias", "c"]);
+static PRODUCT: Kernels = Kernels::new("matmul_lanes", SOURCES, Params::FIELDS).on_lanes();
 static PLAIN_WORDS: Kernel = kernel("product_words", &["a", "b", "c_words"]);
 static BIAS_WORDS: Kernel = kernel("product_bias_words", &["a", "b", "bias_words", "c_words"]);
-static GELU: Kernel = kernel("product_gelu", &["a", "b", "bias", "activation", "preactivation"]);
-static RESIDUAL: Kernel = kernel("product_residual", &["a", "b", "bias", "residual", "keep", "c"]);
 static PACK_WORDS: Kernel = pack("pack_words", &["words", "strips"]);
 static PACK_PAIRS: Kernel = pack("pack_pairs", &["pairs", "strips"]);
-pub(super) const KERNELS: &[&Kernel] =
-    &[&PLAIN, &PLAIN_WORDS, &BIAS, &BIAS_WORDS, &GELU, &RESIDUAL, &PACK_WORDS, &PACK_PAIRS];
+pub(super) const KERNELS: &[&Kernel] = &[
+    &PRODUCT.plain,
+    &PRODUCT.bias,
+    &PRODUCT.gelu,
+    &PRODUCT.residual,
+    &PLAIN_WORDS,
+    &BIAS_WORDS,
+    &PACK_WORDS,
+    &PACK_PAIRS,
+];
 
 const fn kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
     Kernel::new("matmul_lanes", entry, SOURCES, Params::FIELDS, bindings).on_lanes()
@@ -144,21 +149,13 @@ pub(super) fn product(
     let grid = Grid::rows_of(tiles * strips / together, batch * splits);
     let (at, bt, ct) = (&left.tensor, &right.tensor, c.tensor);
     let dispatch = match epilogue {
-        Epilogue::Plain { .. } => {
-            let kernel = if in_pairs { &PLAIN } else { &PLAIN_WORDS };
-            recorder.run(kernel, params, &[at, bt, ct], grid)
+        Epilogue::Plain { .. } if !in_pairs => {
+            recorder.run(&PLAIN_WORDS, params, &[at, bt, ct], grid)
         }
-        Epilogue::Bias(bias) => {
-            let kernel = if in_pairs { &BIAS } else { &BIAS_WORDS };
-            recorder.run(kernel, params, &[at, bt, bias, ct], grid)
+        Epilogue::Bias(bias) if !in_pairs => {
+            recorder.run(&BIAS_WORDS, params, &[at, bt, bias, ct], grid)
         }
-        Epilogue::Gelu { bias, preactivation } => {
-            let bound = [at, bt, bias, ct, preactivation];
-            recorder.run(&GELU, params, &bound, grid).half(ct.is_half())
-        }
-        Epilogue::Residual { bias, residual, keep } => {
-            recorder.run(&RESIDUAL, params, &[at, bt, bias, residual, keep, ct], grid)
-        }
+        _ => PRODUCT.run(recorder, params, [at, bt, ct], epilogue, grid).half(ct.is_half()),
     };
     dispatch
         .constant("ALONG_K", left.along_k)
