@@ -1,12 +1,13 @@
 //! Mixed precision: what is rounded to 16 bits and what is not, the loss scale, and training with both.
 
 use half::f16;
-use semask_gpu::gpu::Recorder;
+use semask_gpu::gpu::{Profile, Recorder};
 use semask_gpu::nn::{Init, Parameters};
 use semask_gpu::optim::{AdamW, AdamWSettings};
 use semask_gpu::random::Rng;
 use semask_gpu::tape::Gradients;
 use semask_gpu::train::log;
+use semask_gpu::train::recipe::Recipe;
 use semask_gpu::train::trainer::{LATEST, train};
 use semask_gpu::{Gpu, Shape, Tape, Tensor, ops};
 
@@ -335,4 +336,29 @@ fn training_follows_full_precision_and_resumes_with_the_same_bits() {
     training::stop_and_resume(folder.path(), "halted", &[mixed]);
     let last = |run: &str| training::bytes(&folder.path().join(run), LATEST);
     assert!(last("halted") == last("mixed"), "the resumed run ends with other bits");
+}
+
+#[test]
+fn heads_that_find_masks_train_in_mixed_precision() {
+    if half_devices().is_empty() {
+        return;
+    }
+    let folder = training::workshop();
+    for head in ["mask2former", "msfapn"] {
+        let own = [format!("model.head={head}"), "loss.num_points=64".into()];
+        let mixed = ["train.precision=\"mixed\"", "schedule.iterations=2"];
+        let sets: Vec<&str> =
+            own.iter().map(String::as_str).chain(training::MASKS).chain(mixed).collect();
+        // A loss that is not finite would be an error.
+        train(&GPU, training::options(folder.path(), head, &sets)).unwrap();
+    }
+}
+
+#[test]
+fn a_device_without_16_bit_numbers_refuses_mixed_precision_by_the_recipes_key() {
+    let recipe = Recipe::preset_with("quickstart", &["train.precision=\"mixed\""]).unwrap();
+    let refused = recipe.check_device(&Profile { half: false, ..GPU.profile().clone() });
+    let text = refused.unwrap_err().to_string();
+    assert!(text.contains("train.precision") && text.contains("\"full\""), "{text}");
+    recipe.check_device(&Profile { half: true, ..GPU.profile().clone() }).unwrap();
 }

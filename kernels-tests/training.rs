@@ -215,7 +215,7 @@ pub(crate) fn stop_and_resume(folder: &Path, run: &str, sets: &[&str]) {
 }
 
 /// A head that finds masks in place of the recipe's, small.
-const MASKS: [&str; 9] = [
+pub(crate) const MASKS: [&str; 9] = [
     "model.channels=32",
     "model.nheads=4",
     "model.num_queries=6",

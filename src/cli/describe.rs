@@ -69,7 +69,9 @@ pub(crate) fn run(args: &Args, device: Option<&str>) -> Result<ExitCode> {
 /// What the chosen device allows, its kind and its name.
 pub(super) fn limits(device: Option<&str>) -> Result<(Profile, DeviceType, String)> {
     if device.is_none() {
-        return Ok((Profile::default(), DeviceType::Other, "WebGPU's defaults".into()));
+        // A recipe in mixed precision is meant for a device that has it.
+        let profile = Profile { half: true, ..Profile::default() };
+        return Ok((profile, DeviceType::Other, "WebGPU's defaults".into()));
     }
     let reports = adapters();
     let chosen = choose(&reports, device).ok_or_else(|| {

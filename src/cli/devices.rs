@@ -95,14 +95,17 @@ fn kind(kind: DeviceType) -> &'static str {
 }
 
 /// What we make use of.
-fn features(report: &AdapterReport) -> Vec<&'static str> {
+fn features(report: &AdapterReport) -> Vec<String> {
     let AdapterReport { info, features, .. } = report;
     let fixed = info.subgroup_min_size == info.subgroup_max_size;
     let used = [
         (features.contains(Features::SUBGROUP) && fixed, "subgroups"),
         (features.contains(Features::TIMESTAMP_QUERY), "timestamps"),
+        (features.contains(Features::SHADER_F16), "16-bit numbers"),
     ];
-    used.iter().filter(|(has, _)| *has).map(|(_, name)| *name).collect()
+    let used = used.iter().filter(|(has, _)| *has).map(|(_, name)| (*name).to_owned());
+    let matrix = report.matrix.map(|side| format!("matrix units of {side} × {side} (if tuned)"));
+    used.chain(matrix).collect()
 }
 
 fn describe(i: usize, report: &AdapterReport, used: bool) -> String {

@@ -93,8 +93,8 @@ impl Default for Profile {
 impl Profile {
     /// What an adapter would be like once it is opened.
     pub fn of(report: &AdapterReport) -> Self {
-        let AdapterReport { info, limits, features, .. } = report;
-        Self::new(info, limits, *features, &GpuOptions::default())
+        let AdapterReport { info, limits, features, matrix, .. } = report;
+        Self { matrix: *matrix, ..Self::new(info, limits, *features, &GpuOptions::default()) }
     }
 
     fn new(
@@ -147,6 +147,8 @@ pub struct AdapterReport {
     pub limits: wgpu::Limits,
     /// Its features.
     pub features: wgpu::Features,
+    /// [`Profile::matrix`], if subgroups are in use.
+    pub matrix: Option<u32>,
     /// Whether [`Gpu::open`] takes it by default.
     pub chosen: bool,
 }
@@ -179,16 +181,21 @@ pub fn adapters() -> Vec<AdapterReport> {
         info: adapter.get_info(),
         limits: adapter.limits(),
         features: adapter.features(),
+        matrix: matrix_side(&adapter),
         chosen: i == 0,
     };
     adapters.into_iter().enumerate().map(report).collect()
 }
 
-/// [`Profile::matrix`] of an adapter whose subgroups have one size.
+/// [`Profile::matrix`] of an adapter, which needs subgroups of one size.
 fn matrix_side(adapter: &wgpu::Adapter) -> Option<u32> {
     use wgpu::CooperativeScalarType::{F16, F32};
-    let wanted = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16;
-    if !adapter.features().contains(wanted) {
+    use wgpu::Features;
+    let info = adapter.get_info();
+    let wanted =
+        Features::EXPERIMENTAL_COOPERATIVE_MATRIX | Features::SHADER_F16 | Features::SUBGROUP;
+    let fixed = info.subgroup_min_size == info.subgroup_max_size;
+    if !fixed || !adapter.features().contains(wanted) {
         return None;
     }
     let all = adapter.cooperative_matrix_properties();

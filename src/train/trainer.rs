@@ -300,9 +300,15 @@ impl Run {
             let [loss, loss_ce] = [TOTAL, CE].map(|name| take(name).expect("every model has it"));
             let loss_cate = take(CATE);
             if !loss.is_finite() {
+                let or = match self.adamw.loss_scale() {
+                    Some(_) => ", or set train.precision = \"full\"",
+                    None => "",
+                };
                 return Err(Error::invalid(
                     format!("iteration {}", self.iteration),
-                    format!("the loss is {loss}; lower optimizer.lr or set optimizer.clip_norm"),
+                    format!(
+                        "the loss is {loss}; lower optimizer.lr or set optimizer.clip_norm{or}"
+                    ),
                 ));
             }
             self.pace.step(self.batch_size * accumulate, start.elapsed());
