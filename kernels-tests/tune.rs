@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use semask_gpu::bench::host;
 use semask_gpu::gpu::{Family, Plan, Profile, Recorder, Tuning, Variant, tune};
+use semask_gpu::ops::Windows;
 use semask_gpu::random::Rng;
 use semask_gpu::{Gpu, Tape, Tensor, ops};
 
 use crate::support::{GPU, MATRICES, devices, random};
 
-/// A product and a convolution, whose sizes are two classes of each family.
+/// Work of each family.
 fn work(gpu: &Gpu) -> Recorder {
     let mut rng = Rng::new(3, 0);
     let mut tensor = |shape: &[usize]| {
@@ -18,11 +19,15 @@ fn work(gpu: &Gpu) -> Recorder {
     };
     let [x, weight] = [tensor(&[70, 40]), tensor(&[34, 40])];
     let [image, filter] = [tensor(&[1, 9, 8, 8]), tensor(&[8, 8, 3, 3])];
+    let [qkv, qkv_bias, bias] = [tensor(&[1, 5, 5, 48]), tensor(&[48]), tensor(&[2, 9, 9])];
     let mut tape = Tape::inference(gpu.profile());
     let y = ops::linear(&mut tape, &x, &weight, None);
     let z = ops::conv3x3(&mut tape, &image, &filter);
+    let windows = Windows { size: 3, shift: 0 };
+    let attended = ops::window_attention(&mut tape, &qkv, &qkv_bias, &bias, windows);
     tape.recorder().keep(&y, "y");
     tape.recorder().keep(&z, "z");
+    tape.recorder().keep(&attended, "attended");
     tape.finish()
 }
 
@@ -44,19 +49,32 @@ fn a_forced_variant_runs() {
     let found = with(tiles, registers);
     assert!(found.contains("matmul_tiled") && !found.contains("conv3x3_tiled"), "{found:?}");
     assert!(!found.contains("matmul_packed"), "{found:?}");
+
+    for variant in Family::WindowAttention.variants(GPU.profile()) {
+        let tuning = Tuning::default().with(Family::WindowAttention, variant);
+        let found = files(&work(&GPU.with_tuning(tuning)));
+        let lanes = variant == Variant::Lanes;
+        assert_eq!(found.contains("window_attention_lanes"), lanes, "{found:?}");
+        assert_eq!(found.contains("window_attention"), !lanes, "{found:?}");
+    }
 }
 
 #[test]
 fn every_variant_is_timed_and_one_of_them_is_chosen() {
     let (tuning, found) = tune(&GPU, 1, |gpu| Ok(work(gpu))).unwrap();
     let classes: BTreeSet<&str> = found.iter().map(|tuned| &*tuned.class).collect();
-    let expected =
-        ["convolution: pixels 128, inputs 8, outputs 8", "product: batch 1, m 128, k 64, n 64"];
+    let expected = [
+        "convolution: pixels 128, inputs 8, outputs 8",
+        "product: batch 1, m 128, k 64, n 64",
+        "window attention: windows 4, heads 2, tokens 16, channels 8",
+    ];
     assert_eq!(classes, expected.into());
-    assert_eq!(tuning.len(), 2);
+    assert_eq!(tuning.len(), 3);
     for tuned in &found {
         let timed: Vec<Variant> = tuned.times.iter().map(|(variant, _)| *variant).collect();
-        assert_eq!(timed, Family::Product.variants(GPU.profile()));
+        let of_class = |family: &Family| tuned.class.starts_with(&family.to_string());
+        let family = Family::ALL.into_iter().find(of_class).unwrap();
+        assert_eq!(timed, family.variants(GPU.profile()));
         assert!(tuned.times.iter().all(|(_, ms)| *ms > 0.0), "{tuned:?}");
         assert!(timed.contains(&tuned.chosen));
     }

@@ -1,8 +1,8 @@
 use semask_gpu::ops::{self, Windows};
 use semask_gpu::random::Rng;
-use semask_gpu::{Tape, Tensor};
+use semask_gpu::{Gpu, Tape, Tensor};
 
-use crate::support::{F32, GPU, Tolerance, assert_close, check_op, random, run};
+use crate::support::{F32, GPU, REGISTERS, Tolerance, assert_close, check_op, random, run};
 
 /// Padding, roll, partition, attention with mask, reverse, roll back, crop: step by step, as the
 /// official code does it.
@@ -125,7 +125,7 @@ fn the_models_windows_of_7_and_12() {
         batch: 1,
         height: 11,
         width: 12,
-        channels: 4,
+        channels: 8,
         heads: 1,
         windows: Windows { size: 12, shift: 6 },
     });
@@ -143,31 +143,33 @@ fn heads_of_any_width() {
 fn the_backward_pass_goes_chunk_by_chunk() {
     // 2 heads × 49² pairs: 873 windows to a chunk of 16 MiB; nine pictures have 900.
     const PICTURE: usize = 70 * 70;
-    let qkv = random(&mut Rng::new(5, 5), 9 * PICTURE * 24);
-    let gradient = |pictures: std::ops::Range<usize>| {
+    let qkv = random(&mut Rng::new(5, 5), 9 * PICTURE * 48);
+    let gradient = |gpu: &Gpu, pictures: std::ops::Range<usize>| {
         let count = pictures.len();
-        let part = &qkv[pictures.start * PICTURE * 24..pictures.end * PICTURE * 24];
-        let x = Tensor::from_slice(&GPU, [count, 70, 70, 24], part);
-        let bias = Tensor::from_slice(&GPU, [24], &[0.5f32; 24]);
-        let table = Tensor::from_slice(&GPU, [2, 49, 49], &[0.1f32; 2 * 49 * 49]).tracked();
-        let mut tape = Tape::training(GPU.profile());
+        let part = &qkv[pictures.start * PICTURE * 48..pictures.end * PICTURE * 48];
+        let x = Tensor::from_slice(gpu, [count, 70, 70, 48], part);
+        let bias = Tensor::from_slice(gpu, [48], &[0.5f32; 48]);
+        let table = Tensor::from_slice(gpu, [2, 49, 49], &[0.1f32; 2 * 49 * 49]).tracked();
+        let mut tape = Tape::training(gpu.profile());
         let y = ops::window_attention(&mut tape, &x, &bias, &table, Windows { size: 7, shift: 3 });
         // Of each picture its own numbers again, as some gradient or other.
-        let dy: Vec<f32> = part.chunks(24).flat_map(|token| &token[..8]).copied().collect();
-        let dy = Tensor::from_slice(&GPU, [count, 70, 70, 8], &dy);
+        let dy: Vec<f32> = part.chunks(48).flat_map(|token| &token[..16]).copied().collect();
+        let dy = Tensor::from_slice(gpu, [count, 70, 70, 16], &dy);
         let (mut recorder, grads) = tape.backward_from(&[(&y, dy)]);
         let dtable = recorder.keep(grads.get(&table).unwrap(), "dtable");
-        run(&GPU, &recorder);
-        dtable.read(&GPU).unwrap()
+        run(gpu, &recorder);
+        dtable.read(gpu).unwrap()
     };
     // The sum over all pictures equals the sum of the sums over each.
-    let mut expected = vec![0f64; 2 * 49 * 49];
-    for i in 0..9 {
-        for (sum, v) in expected.iter_mut().zip(gradient(i..i + 1)) {
-            *sum += f64::from(v);
+    for gpu in [&*GPU, &*REGISTERS] {
+        let mut expected = vec![0f64; 2 * 49 * 49];
+        for i in 0..9 {
+            for (sum, v) in expected.iter_mut().zip(gradient(gpu, i..i + 1)) {
+                *sum += f64::from(v);
+            }
         }
+        assert_close("dtable", &gradient(gpu, 0..9), &expected, 1e-4);
     }
-    assert_close("dtable", &gradient(0..9), &expected, 1e-4);
 }
 
 #[test]

@@ -12,8 +12,11 @@
 // Everything is bound as vectors of four: C and D are multiples of 4.
 
 override WORKGROUP: u32 = 64u;
-// Blocks of 8 keys that a workgroup of backward_keys does side by side.
-override KEY_BLOCKS: u32 = 8u;
+// Queries of a block of backward_queries, and keys of one of backward_keys.
+override SPAN: u32 = 8u;
+const MOST_SPAN: u32 = 18u;
+// Blocks that a workgroup does side by side.
+override BLOCKS: u32 = 8u;
 
 struct Params {
     height: u32,
@@ -206,10 +209,13 @@ fn backward_stats(
     stats_out[item] = vec2(saved_lse[item], sum);
 }
 
-// ---- backward_scores: qkv, qkv_bias, position_bias, dy, stats -> dqkv (q), p_out, ds_out ---------
-// As forward, one invocation per query.
+// ---- backward_scores: qkv, qkv_bias, position_bias, dy, stats -> p_out, ds_out -------------------
+// As forward, one invocation per query. Registers hold no more than eight vectors of both q and dy, so a wider
+// head takes two rounds, between which p_out and ds_out have the sums of products.
 //
-//   p = exp(s - lse),  ds = p (dy · v - Σ y dy),  dq = scale Σ_j ds k_j
+//   p = exp(s - lse),  ds = p (dy · v - Σ y dy)
+
+const ROUND: u32 = min(HEAD_VECTORS, 8u);
 
 @compute @workgroup_size(WORKGROUP)
 fn backward_scores(
@@ -234,45 +240,93 @@ fn backward_scores(
             }
             continue;
         }
-        var q: array<vec4<f32>, HEAD_VECTORS>;
-        var g: array<vec4<f32>, HEAD_VECTORS>;
-        var dq: array<vec4<f32>, HEAD_VECTORS>;
-        for (var i = 0u; i < HEAD_VECTORS; i++) {
-            if i < params.head_vectors {
-                q[i] = params.scale * load_qkv(at.token, 0u, head, i);
-                g[i] = dy[at.token * params.channel_vectors + head * params.head_vectors + i];
+        let known = stats[at.token * params.num_heads + head];
+        for (var first = 0u; first < HEAD_VECTORS; first += ROUND) {
+            var q: array<vec4<f32>, ROUND>;
+            var g: array<vec4<f32>, ROUND>;
+            for (var i = 0u; i < ROUND; i++) {
+                if first + i < params.head_vectors {
+                    q[i] = params.scale * load_qkv(at.token, 0u, head, first + i);
+                    g[i] = dy[at.token * params.channel_vectors + head * params.head_vectors + first + i];
+                }
+            }
+            var key = 0u;
+            for (var ty = 0u; ty < params.window_size; ty++) {
+                for (var tx = 0u; tx < params.window_size; tx++) {
+                    let there = place_of(window, ty, tx);
+                    let pair = matrix + key * tokens + query;
+                    var score = 0.0;
+                    var dp = 0.0;
+                    for (var i = 0u; i < ROUND; i++) {
+                        if first + i < params.head_vectors {
+                            score += dot(q[i], load_qkv(there.token, 1u, head, first + i));
+                            dp += dot(g[i], load_qkv(there.token, 2u, head, first + i));
+                        }
+                    }
+                    if first > 0u {
+                        score += p_out[pair];
+                        dp += ds_out[pair];
+                    }
+                    if first + ROUND == HEAD_VECTORS {
+                        score += position_bias[(head * tokens + key) * tokens + query];
+                        score += select(0.0, MASKED, there.region != at.region);
+                        score = exp(score - known.x);
+                        dp = score * (dp - known.y);
+                    }
+                    p_out[pair] = score;
+                    ds_out[pair] = dp;
+                    key += 1u;
+                }
             }
         }
-        let known = stats[at.token * params.num_heads + head];
+    }
+}
+
+// ---- backward_queries: qkv, qkv_bias, ds -> dqkv (q) ---------------------------------------------
+// x, y of the grid: window and blocks of queries; z: head. Lanes run along the head's channels, eight to a
+// block.
+//
+//   dq_i = scale Σ_j ds[i, j] k_j
+
+@compute @workgroup_size(WORKGROUP)
+fn backward_queries(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let tokens = params.window_size * params.window_size;
+    let blocks = (tokens + SPAN - 1u) / SPAN;
+    let groups_per_window = (blocks + BLOCKS - 1u) / BLOCKS;
+    let id = params.first_group + group.x + group.y * groups.x;
+    let local_index = id / groups_per_window;
+    var block = id % groups_per_window;
+    if BLOCKS > 1u {
+        block = block * BLOCKS + lane / 8u;
+    }
+    if local_index >= params.window_count || block >= blocks {
+        return;
+    }
+    let window = window_of(params.first_window + local_index);
+    let head = group.z;
+    let matrix = (local_index * params.num_heads + head) * tokens * tokens;
+    for (var vector = lane % 8u; vector < params.head_vectors; vector += 8u) {
+        var dq: array<vec4<f32>, MOST_SPAN>;
         var key = 0u;
         for (var ty = 0u; ty < params.window_size; ty++) {
             for (var tx = 0u; tx < params.window_size; tx++) {
-                let there = place_of(window, ty, tx);
-                var score = 0.0;
-                var dp = 0.0;
-                for (var i = 0u; i < HEAD_VECTORS; i++) {
-                    if i < params.head_vectors {
-                        score += dot(q[i], load_qkv(there.token, 1u, head, i));
-                        dp += dot(g[i], load_qkv(there.token, 2u, head, i));
-                    }
-                }
-                score += position_bias[(head * tokens + key) * tokens + query];
-                score += select(0.0, MASKED, there.region != at.region);
-                let probability = exp(score - known.x);
-                let dscore = probability * (dp - known.y);
-                p_out[matrix + key * tokens + query] = probability;
-                ds_out[matrix + key * tokens + query] = dscore;
-                for (var i = 0u; i < HEAD_VECTORS; i++) {
-                    if i < params.head_vectors {
-                        dq[i] = fma(vec4(dscore), load_qkv(there.token, 1u, head, i), dq[i]);
-                    }
+                let k = load_qkv(place_of(window, ty, tx).token, 1u, head, vector);
+                for (var i = 0u; i < SPAN; i++) {
+                    let query = min(block * SPAN + i, tokens - 1u);
+                    dq[i] = fma(vec4(ds[matrix + key * tokens + query]), k, dq[i]);
                 }
                 key += 1u;
             }
         }
-        for (var i = 0u; i < HEAD_VECTORS; i++) {
-            if i < params.head_vectors {
-                let to = at.token * 3u * params.channel_vectors + head * params.head_vectors + i;
+        for (var i = 0u; i < SPAN; i++) {
+            let query = block * SPAN + i;
+            let token = place_of(window, query / params.window_size, query % params.window_size).token;
+            if query < tokens && token != PADDING {
+                let to = token * 3u * params.channel_vectors + head * params.head_vectors + vector;
                 dqkv[to] = params.scale * dq[i];
             }
         }
@@ -280,8 +334,7 @@ fn backward_scores(
 }
 
 // ---- backward_keys: qkv, dy, p, ds -> dqkv (k, v), dpadding --------------------------------------
-// x, y of the grid: window and blocks of keys; z: head. Lanes run along the head's channels, eight
-// to a block of eight keys.
+// As backward_queries, with blocks of keys.
 //
 //   dk_j = scale Σ_i ds[i, j] q_i,  dv_j = Σ_i p[i, j] dy_i
 
@@ -292,13 +345,13 @@ fn backward_keys(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let tokens = params.window_size * params.window_size;
-    let blocks = (tokens + 7u) / 8u;
-    let groups_per_window = (blocks + KEY_BLOCKS - 1u) / KEY_BLOCKS;
+    let blocks = (tokens + SPAN - 1u) / SPAN;
+    let groups_per_window = (blocks + BLOCKS - 1u) / BLOCKS;
     let id = params.first_group + group.x + group.y * groups.x;
     let local_index = id / groups_per_window;
     var block = id % groups_per_window;
-    if KEY_BLOCKS > 1u {
-        block = block * KEY_BLOCKS + lane / 8u;
+    if BLOCKS > 1u {
+        block = block * BLOCKS + lane / 8u;
     }
     if local_index >= params.window_count || block >= blocks {
         return;
@@ -307,8 +360,8 @@ fn backward_keys(
     let head = group.z;
     let matrix = (local_index * params.num_heads + head) * tokens * tokens;
     for (var vector = lane % 8u; vector < params.head_vectors; vector += 8u) {
-        var dk: array<vec4<f32>, 8>;
-        var dv: array<vec4<f32>, 8>;
+        var dk: array<vec4<f32>, MOST_SPAN>;
+        var dv: array<vec4<f32>, MOST_SPAN>;
         var query = 0u;
         for (var ty = 0u; ty < params.window_size; ty++) {
             for (var tx = 0u; tx < params.window_size; tx++) {
@@ -316,8 +369,8 @@ fn backward_keys(
                 if from_token != PADDING {
                     let q = load_qkv(from_token, 0u, head, vector);
                     let g = dy[from_token * params.channel_vectors + head * params.head_vectors + vector];
-                    for (var j = 0u; j < 8u; j++) {
-                        let key = min(block * 8u + j, tokens - 1u);
+                    for (var j = 0u; j < SPAN; j++) {
+                        let key = min(block * SPAN + j, tokens - 1u);
                         let at = matrix + key * tokens + query;
                         dk[j] = fma(vec4(ds[at]), q, dk[j]);
                         dv[j] = fma(vec4(p[at]), g, dv[j]);
@@ -326,8 +379,8 @@ fn backward_keys(
                 query += 1u;
             }
         }
-        for (var j = 0u; j < 8u; j++) {
-            let key = block * 8u + j;
+        for (var j = 0u; j < SPAN; j++) {
+            let key = block * SPAN + j;
             if key < tokens {
                 store_key(window, key, head, vector, params.scale * dk[j], dv[j]);
             }

@@ -23,6 +23,8 @@ pub enum Family {
     HalfProduct,
     /// 3 × 3 convolutions.
     Convolution,
+    /// Attention within windows.
+    WindowAttention,
 }
 
 /// A way to do it.
@@ -31,7 +33,8 @@ pub enum Family {
 pub enum Variant {
     /// As [`Registers`](Self::Registers), for [`Profile::lanes`]; sizes that do not suit it run that.
     Lanes,
-    /// An invocation has a tall tile in its registers; there are no barriers. For drivers on CPUs.
+    /// An invocation has a tall tile in its registers; there are no barriers. For drivers on CPUs, and for
+    /// attention within windows on GPUs too.
     Registers,
     /// The invocations of a workgroup share tiles in its memory. For GPUs.
     Tiles,
@@ -43,7 +46,8 @@ pub enum Variant {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Product, Self::HalfProduct, Self::Convolution];
+    pub const ALL: [Self; 4] =
+        [Self::Product, Self::HalfProduct, Self::Convolution, Self::WindowAttention];
 
     /// The variants that a device can run, the one that suits its kind first.
     pub fn variants(self, profile: &Profile) -> Vec<Variant> {
@@ -54,6 +58,9 @@ impl Family {
         };
         if self == Self::HalfProduct && profile.matrix.is_some() {
             variants.push(Variant::Matrices);
+        }
+        if self == Self::WindowAttention {
+            variants.retain(|variant| *variant != Variant::Tiles);
         }
         variants
     }
@@ -74,6 +81,7 @@ impl fmt::Display for Family {
             Self::Product => "product",
             Self::HalfProduct => "16-bit product",
             Self::Convolution => "convolution",
+            Self::WindowAttention => "window attention",
         })
     }
 }

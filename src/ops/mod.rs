@@ -37,6 +37,7 @@ mod sine_position;
 mod softmax;
 mod window;
 mod window_attention;
+mod window_attention_lanes;
 
 pub use attention::{attention, attention_mask};
 pub use batch_norm::{BatchNorm, Running, batch_norm};
@@ -117,6 +118,7 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
         softmax::KERNELS,
         window::KERNELS,
         window_attention::KERNELS,
+        window_attention_lanes::KERNELS,
     ]
     .into_iter()
     .flatten()

@@ -1,21 +1,29 @@
-//! Attention within shifted windows: `shaders/window_attention.wgsl`, `shaders/position_bias.wgsl`.
+//! Attention within shifted windows: `shaders/window_attention.wgsl`, `shaders/position_bias.wgsl`, and
+//! `window_attention_lanes` for CPU drivers with subgroups of eight.
 
-use super::{elementwise, reduce};
-use crate::gpu::{Field, Grid, Kernel, Params as _, Source, params, source};
+use super::{elementwise, reduce, window_attention_lanes};
+use crate::gpu::{
+    Family, Field, Grid, Kernel, Params as _, Recorder, Source, Variant, params, source,
+};
 use crate::{Tape, Tensor};
 
 /// Room for heads of up to 8, 16, 32 and 64 channels: registers need a size that is known.
 const HEAD_WIDTHS: [usize; 4] = [8, 16, 32, 64];
+
+/// Queries or keys that a block of the way back has room for.
+const MOST_SPAN: usize = 18;
 
 static FORWARD: [Kernel; 4] = kernels("forward", &["qkv", "qkv_bias", "position_bias", "y", "lse"]);
 static BACKWARD_STATS: Kernel =
     kernel("backward_stats", SOURCES[0], &["saved_y", "saved_lse", "dy", "stats_out"]);
 static BACKWARD_SCORES: [Kernel; 4] = kernels(
     "backward_scores",
-    &["qkv", "qkv_bias", "position_bias", "dy", "stats", "dqkv", "p_out", "ds_out"],
+    &["qkv", "qkv_bias", "position_bias", "dy", "stats", "p_out", "ds_out"],
 );
-static BACKWARD_KEYS: [Kernel; 4] =
-    kernels("backward_keys", &["qkv", "qkv_bias", "dy", "p", "ds", "dqkv", "dpadding"]);
+static BACKWARD_QUERIES: Kernel =
+    kernel("backward_queries", SOURCES[0], &["qkv", "qkv_bias", "ds", "dqkv"]);
+static BACKWARD_KEYS: Kernel =
+    kernel("backward_keys", SOURCES[0], &["qkv", "qkv_bias", "dy", "p", "ds", "dqkv", "dpadding"]);
 static BIAS_FORWARD: Kernel = bias_kernel("forward", &["table", "y"]);
 static BIAS_BACKWARD: Kernel = bias_kernel("backward", &["dy", "dtable"]);
 pub(super) const KERNELS: &[&Kernel] = &[
@@ -28,10 +36,8 @@ pub(super) const KERNELS: &[&Kernel] = &[
     &BACKWARD_SCORES[1],
     &BACKWARD_SCORES[2],
     &BACKWARD_SCORES[3],
-    &BACKWARD_KEYS[0],
-    &BACKWARD_KEYS[1],
-    &BACKWARD_KEYS[2],
-    &BACKWARD_KEYS[3],
+    &BACKWARD_QUERIES,
+    &BACKWARD_KEYS,
     &BIAS_FORWARD,
     &BIAS_BACKWARD,
 ];
@@ -97,6 +103,109 @@ pub struct Windows {
     pub shift: usize,
 }
 
+/// Extents of an attention.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extents {
+    pub(super) batch: usize,
+    pub(super) height: usize,
+    pub(super) width: usize,
+    pub(super) num_heads: usize,
+    pub(super) head_dim: usize,
+    pub(super) windows: Windows,
+}
+
+impl Extents {
+    #[track_caller]
+    fn new(qkv: &Tensor, qkv_bias: &Tensor, position_bias: &Tensor, windows: Windows) -> Self {
+        let [batch, height, width, channels3] = *qkv.dims() else {
+            panic!("window_attention: qkv {:?}", qkv.shape())
+        };
+        let (num_heads, tokens) = (position_bias.dims()[0], windows.size.pow(2));
+        let head_dim = channels3 / 3 / num_heads;
+        assert_eq!(3 * head_dim * num_heads, channels3, "window_attention: qkv {:?}", qkv.shape());
+        assert!(
+            head_dim.is_multiple_of(4) && head_dim <= 64,
+            "window_attention: heads of {head_dim}"
+        );
+        assert_eq!(qkv_bias.dims(), [channels3], "window_attention: qkv_bias");
+        assert_eq!(position_bias.dims(), [num_heads, tokens, tokens], "window_attention: bias");
+        Self { batch, height, width, num_heads, head_dim, windows }
+    }
+
+    /// The variant for this work, forward and backward.
+    fn decide<T>(
+        self,
+        recorder: &mut Recorder,
+        record: impl FnOnce(&mut Recorder, Variant) -> T,
+    ) -> T {
+        let sizes = [
+            ("windows", self.window_count()),
+            ("heads", self.num_heads),
+            ("tokens", self.tokens()),
+            ("channels", self.head_dim),
+        ];
+        recorder.decide(Family::WindowAttention, &sizes, record)
+    }
+
+    fn params(self) -> Params {
+        Params {
+            height: self.height as u32,
+            width: self.width as u32,
+            windows_y: self.windows_y() as u32,
+            windows_x: self.windows_x() as u32,
+            window_size: self.windows.size as u32,
+            shift: self.windows.shift as u32,
+            num_heads: self.num_heads as u32,
+            channel_vectors: (self.channels() / 4) as u32,
+            head_vectors: (self.head_dim / 4) as u32,
+            first_window: 0,
+            window_count: self.window_count() as u32,
+            scale: self.scale(),
+            first_group: 0,
+        }
+    }
+
+    pub(super) fn channels(self) -> usize {
+        self.num_heads * self.head_dim
+    }
+
+    /// Tokens of a window.
+    pub(super) fn tokens(self) -> usize {
+        self.windows.size.pow(2)
+    }
+
+    pub(super) fn windows_y(self) -> usize {
+        self.height.div_ceil(self.windows.size)
+    }
+
+    pub(super) fn windows_x(self) -> usize {
+        self.width.div_ceil(self.windows.size)
+    }
+
+    pub(super) fn window_count(self) -> usize {
+        self.batch * self.windows_y() * self.windows_x()
+    }
+
+    /// Tokens that fill the maps up to whole windows.
+    fn padding(self) -> usize {
+        self.window_count() * self.tokens() - self.batch * self.height * self.width
+    }
+
+    /// Queries and keys that meet, of all heads.
+    pub(super) fn pairs(self) -> usize {
+        self.window_count() * self.num_heads * self.tokens().pow(2)
+    }
+
+    pub(super) fn scale(self) -> f32 {
+        (self.head_dim as f32).sqrt().recip()
+    }
+
+    /// The narrowest of the kernels that have room for a head.
+    fn width_class(self) -> usize {
+        HEAD_WIDTHS.iter().position(|&w| self.head_dim <= w).expect("at most 64")
+    }
+}
+
 /// The learned bias of each pair of tokens in a window: `y[h, b, a] = table[row(a, b), h]`, where
 /// `row` numbers the relative positions of query `a` and key `b` (`relative_position_index` of the
 /// official checkpoints).
@@ -148,111 +257,115 @@ pub fn window_attention(
     position_bias: &Tensor,
     windows: Windows,
 ) -> Tensor {
-    let [batch, height, width, channels3] = *qkv.dims() else {
-        panic!("window_attention: qkv {:?}", qkv.shape())
-    };
-    let (channels, num_heads) = (channels3 / 3, position_bias.dims()[0]);
-    let (head_dim, tokens) = (channels / num_heads, windows.size.pow(2));
-    assert_eq!(3 * head_dim * num_heads, channels3, "window_attention: qkv {:?}", qkv.shape());
-    assert!(head_dim.is_multiple_of(4) && head_dim <= 64, "window_attention: heads of {head_dim}");
-    assert_eq!(qkv_bias.dims(), [channels3], "window_attention: qkv_bias");
-    assert_eq!(position_bias.dims(), [num_heads, tokens, tokens], "window_attention: bias");
-    let variant = HEAD_WIDTHS.iter().position(|&w| head_dim <= w).expect("at most 64");
-
-    let (windows_y, windows_x) = (height.div_ceil(windows.size), width.div_ceil(windows.size));
-    let window_count = batch * windows_y * windows_x;
-    let params = Params {
-        height: height as u32,
-        width: width as u32,
-        windows_y: windows_y as u32,
-        windows_x: windows_x as u32,
-        window_size: windows.size as u32,
-        shift: windows.shift as u32,
-        num_heads: num_heads as u32,
-        channel_vectors: (channels / 4) as u32,
-        head_vectors: (head_dim / 4) as u32,
-        first_window: 0,
-        window_count: window_count as u32,
-        scale: (head_dim as f32).sqrt().recip(),
-        first_group: 0,
-    };
+    let extents = Extents::new(qkv, qkv_bias, position_bias, windows);
+    let Extents { batch, height, width, num_heads, .. } = extents;
     let recorder = tape.recorder();
-    let y = recorder.empty([batch, height, width, channels]);
+    let y = recorder.empty([batch, height, width, extents.channels()]);
     let lse = recorder.empty([batch * height * width, num_heads]);
-    let pairs = window_count * num_heads * tokens * tokens;
-    recorder
-        .run(
-            &FORWARD[variant],
-            params,
-            &[qkv, qkv_bias, position_bias, &y, &lse],
-            Grid::rows_of(window_count, num_heads),
-        )
-        .flops(4 * pairs * head_dim);
+    let variant = extents.decide(recorder, |recorder, variant| {
+        let lanes = variant == Variant::Lanes && window_attention_lanes::suit(recorder, extents);
+        let record = if lanes { window_attention_lanes::forward } else { forward };
+        record(recorder, [qkv, qkv_bias, position_bias], [&y, &lse], extents);
+        if lanes { Variant::Lanes } else { Variant::Registers }
+    });
 
-    let (qkv_, qkv_bias_, position_bias_) = (qkv.clone(), qkv_bias.clone(), position_bias.clone());
-    let saved_y = y.clone();
+    let saved = [qkv, qkv_bias, position_bias, &y, &lse].map(Tensor::clone);
     tape.record([qkv, qkv_bias, position_bias], y, move |recorder, dy| {
-        let (qkv, qkv_bias, position_bias) = (&qkv_, &qkv_bias_, &position_bias_);
-        let rows = batch * height * width * num_heads;
-        let stats = recorder.empty([rows, 2]);
-        recorder
-            .run(
-                &BACKWARD_STATS,
-                Params { window_count: rows as u32, ..params },
-                &[&saved_y, &lse, dy, &stats],
-                Grid::elements(rows),
-            )
-            .flops(2 * rows * head_dim);
-
+        let [qkv, qkv_bias, position_bias, y, lse] = &saved;
         let dqkv = recorder.empty(qkv.shape().clone());
-        let padding = batch * (windows_y * windows_x * tokens - height * width);
-        let dpadding = recorder.empty([padding.max(1), channels3]);
+        let dpadding = recorder.empty([extents.padding().max(1), 3 * extents.channels()]);
         let dbias = recorder.empty(position_bias.shape().clone());
-        let matrix = num_heads * tokens * tokens;
-        // Two buffers of 16 MiB.
-        let chunk = ((4 << 20) / matrix).clamp(1, window_count);
-        // On a CPU driver addresses that depend on the lane are dear; on a GPU small groups are.
-        let key_blocks = if recorder.profile().cpu { 1 } else { 8 };
-        let key_groups = tokens.div_ceil(8).div_ceil(key_blocks);
-        for first in (0..window_count).step_by(chunk) {
-            let count = chunk.min(window_count - first);
-            let params =
-                Params { first_window: first as u32, window_count: count as u32, ..params };
-            let p = recorder.empty([count, matrix]);
-            let ds = recorder.empty([count, matrix]);
-            recorder
-                .run(
-                    &BACKWARD_SCORES[variant],
-                    params,
-                    &[qkv, qkv_bias, position_bias, dy, &stats, &dqkv, &p, &ds],
-                    Grid::rows_of(count, num_heads),
-                )
-                .flops(6 * count * matrix * head_dim);
-            recorder
-                .run(
-                    &BACKWARD_KEYS[variant],
-                    params,
-                    &[qkv, qkv_bias, dy, &p, &ds, &dqkv, &dpadding],
-                    Grid::rows_of(count * key_groups, num_heads),
-                )
-                .constant("WORKGROUP", 8.0 * key_blocks as f64)
-                .constant("KEY_BLOCKS", key_blocks as f64)
-                .flops(4 * count * matrix * head_dim);
-            reduce::sum_rows_into(
-                recorder,
-                &ds,
-                count,
-                matrix,
-                &dbias.reshape([matrix]),
-                1.0,
-                first > 0,
-            );
-        }
+        extents.decide(recorder, |recorder, _| {
+            let lanes = variant == Variant::Lanes;
+            let record = if lanes { window_attention_lanes::backward } else { backward };
+            let inputs = [qkv, qkv_bias, position_bias];
+            let stats = backward_stats(recorder, [y, lse, dy], extents);
+            record(recorder, inputs, [&stats, dy], [&dqkv, &dpadding, &dbias], extents);
+        });
         // Every padded token stands for the bias.
-        let dqkv_bias = match padding {
-            0 => elementwise::fill(recorder, [channels3], 0.0),
-            _ => reduce::sum_rows(recorder, &dpadding, padding, channels3),
+        let dqkv_bias = match extents.padding() {
+            0 => elementwise::fill(recorder, [3 * extents.channels()], 0.0),
+            padding => reduce::sum_rows(recorder, &dpadding, padding, 3 * extents.channels()),
         };
         [Some(dqkv), Some(dqkv_bias), Some(dbias)]
     })
+}
+
+/// `y`, and the logarithms of the sums of exponentials of each query's scores.
+fn forward(
+    recorder: &mut Recorder,
+    [qkv, qkv_bias, position_bias]: [&Tensor; 3],
+    [y, lse]: [&Tensor; 2],
+    extents: Extents,
+) {
+    recorder
+        .run(
+            &FORWARD[extents.width_class()],
+            extents.params(),
+            &[qkv, qkv_bias, position_bias, y, lse],
+            Grid::rows_of(extents.window_count(), extents.num_heads),
+        )
+        .flops(4 * extents.pairs() * extents.head_dim);
+}
+
+/// Of each query what the way back needs to know: `lse` and `y · dy`.
+fn backward_stats(recorder: &mut Recorder, [y, lse, dy]: [&Tensor; 3], extents: Extents) -> Tensor {
+    let rows = extents.batch * extents.height * extents.width * extents.num_heads;
+    let stats = recorder.empty([rows, 2]);
+    let params = Params { window_count: rows as u32, ..extents.params() };
+    recorder
+        .run(&BACKWARD_STATS, params, &[y, lse, dy, &stats], Grid::elements(rows))
+        .flops(2 * rows * extents.head_dim);
+    stats
+}
+
+fn backward(
+    recorder: &mut Recorder,
+    [qkv, qkv_bias, position_bias]: [&Tensor; 3],
+    [stats, dy]: [&Tensor; 2],
+    [dqkv, dpadding, dbias]: [&Tensor; 3],
+    extents: Extents,
+) {
+    let Extents { num_heads, head_dim, .. } = extents;
+    let (tokens, window_count) = (extents.tokens(), extents.window_count());
+    let matrix = num_heads * tokens * tokens;
+    // Two buffers of 16 MiB.
+    let chunk = ((4 << 20) / matrix).clamp(1, window_count);
+    // On a CPU driver addresses that depend on the lane are dear, and so are passes of a loop, which long
+    // blocks have few of; on a GPU small groups and many registers are.
+    let (blocks, span) = match recorder.profile().cpu {
+        true => (1, tokens.div_ceil(tokens.div_ceil(MOST_SPAN))),
+        false => (8, 8),
+    };
+    for first in (0..window_count).step_by(chunk) {
+        let count = chunk.min(window_count - first);
+        let params =
+            Params { first_window: first as u32, window_count: count as u32, ..extents.params() };
+        let p = recorder.empty([count, matrix]);
+        let ds = recorder.empty([count, matrix]);
+        recorder
+            .run(
+                &BACKWARD_SCORES[extents.width_class()],
+                params,
+                &[qkv, qkv_bias, position_bias, dy, stats, &p, &ds],
+                Grid::rows_of(count, num_heads),
+            )
+            .flops(4 * count * matrix * head_dim);
+        let groups = count * tokens.div_ceil(span).div_ceil(blocks);
+        let grid = Grid::rows_of(groups, num_heads);
+        recorder
+            .run(&BACKWARD_QUERIES, params, &[qkv, qkv_bias, &ds, dqkv], grid)
+            .constant("WORKGROUP", 8.0 * blocks as f64)
+            .constant("BLOCKS", blocks as f64)
+            .constant("SPAN", span as f64)
+            .flops(2 * count * matrix * head_dim);
+        recorder
+            .run(&BACKWARD_KEYS, params, &[qkv, qkv_bias, dy, &p, &ds, dqkv, dpadding], grid)
+            .constant("WORKGROUP", 8.0 * blocks as f64)
+            .constant("BLOCKS", blocks as f64)
+            .constant("SPAN", span as f64)
+            .flops(4 * count * matrix * head_dim);
+        let sums = dbias.reshape([matrix]);
+        reduce::sum_rows_into(recorder, &ds, count, matrix, &sums, 1.0, first > 0);
+    }
 }
