@@ -19,6 +19,7 @@ mod deform_conv;
 mod depthwise;
 mod drop;
 mod elementwise;
+mod extremes;
 mod group_norm;
 mod host;
 mod image;

@@ -194,7 +194,7 @@ fn scores_and_labels_equal_the_reference() {
 const HEADS: [Head; 4] = [Head::Maskformer, Head::Mask2former, Head::Fapn, Head::Msfapn];
 
 /// A small model with weights as they start out.
-fn small(head: Head, gpu: &Gpu) -> Model {
+pub(crate) fn small(head: Head, gpu: &Gpu) -> Model {
     let model = Model::new(&ModelConfig {
         head,
         embed_dim: 8,
@@ -217,7 +217,7 @@ fn small(head: Head, gpu: &Gpu) -> Model {
     model
 }
 
-fn picture(height: usize, width: usize) -> Frame {
+pub(crate) fn picture(height: usize, width: usize) -> Frame {
     let mut rng = semask_gpu::random::Rng::new(6, height as u64);
     let rgb: Vec<u8> = (0..3 * height * width).map(|_| rng.below(256) as u8).collect();
     Frame::from_rgb(height, width, &rgb).unwrap()
