@@ -189,7 +189,8 @@ fn recipes_are_listed_printed_and_planned() {
     let out = run_well(&["describe", path.to_str().unwrap(), "--size", "32x32", "--batch", "1"]);
     assert!(out.contains("171 classes"), "{out}");
 
-    let out = run_well(&["recipes", "--plan", "--only", "quickstart", "--json"]);
+    let out = run_well(&["recipes", "quickstart", "--plan", "--json"]);
+    assert_eq!(out, run_well(&["recipes", "--plan", "--only", "quickstart", "--json"]));
     let row: serde_json::Value = serde_json::from_str(out.trim()).unwrap();
     assert_eq!((&row["name"], &row["data_set"]), (&"quickstart".into(), &"any".into()));
     let bytes = |key: &str| row["bytes"][key].as_u64().unwrap();

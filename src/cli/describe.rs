@@ -18,7 +18,7 @@ EXAMPLES:
   semask-gpu describe quickstart
   semask-gpu describe --preset semask-t --size 512x512 --batch 16
   semask-gpu describe recipe.toml --size 1024x2048 --device 0      with that GPU's limits
-  semask-gpu describe semask-l-cityscapes --size 768x768
+  semask-gpu describe semask-l-cityscapes
 
 No GPU is opened; without --device the limits are those that every WebGPU device has. A multiply-add \
 counts as 2 FLOPs.";

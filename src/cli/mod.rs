@@ -251,7 +251,7 @@ mod tests {
             ("describe --preset semask-t --size 12", ValueValidation),
             ("describe --preset semask-t --size 0x5", ValueValidation),
             ("describe --preset semask-t --batch 0", ValueValidation),
-            ("recipes semask-t --plan", ArgumentConflict),
+            ("recipes semask-t --only t", ArgumentConflict),
             ("bench --scaling --row a1", ArgumentConflict),
             ("bench --scaling --save s.json", ArgumentConflict),
             ("data check d --format ade", ValueValidation),

@@ -22,9 +22,9 @@ pub(super) struct StepArgs {
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
 
-    /// Height and width of the pictures
-    #[arg(long, value_name = "HxW", default_value = "512x512", value_parser = parse_size)]
-    pub(super) size: [usize; 2],
+    /// Height and width of the pictures [default: those of the recipe's crops, or 512x512]
+    #[arg(long, value_name = "HxW", value_parser = parse_size)]
+    size: Option<[usize; 2]>,
 
     /// Pictures per training step [default: the recipe's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096).map(usize::from))]
@@ -60,7 +60,8 @@ impl StepArgs {
         }
         let batch = self.batch.or(recipe.data.batch_size);
         let model = Model::new(&recipe.model)?;
-        Ok(Subject { recipe, model, size: self.size, batch, classes_given })
+        let size = self.size.or(recipe.augment.crop_size).unwrap_or([512; 2]);
+        Ok(Subject { recipe, model, size, batch, classes_given })
     }
 }
 

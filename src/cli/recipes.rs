@@ -19,7 +19,8 @@ const EXAMPLES: &str = "\
 EXAMPLES:
   semask-gpu recipes
   semask-gpu recipes semask-t-cityscapes > mine.toml
-  semask-gpu recipes --plan --only semask-t      with the memory that each needs
+  semask-gpu recipes --plan semask-t-cityscapes  with the memory that it needs
+  semask-gpu recipes --plan --only mask2former   of those that are called so
   semask-gpu recipes --json
 
 mIoU is what was published, in percent: at a single scale, and over several scales, mirrored too. Multiply-adds \
@@ -30,8 +31,8 @@ device has.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Print this recipe as TOML, with every value
-    #[arg(conflicts_with_all = ["plan", "only", "json"])]
+    /// Print this recipe as TOML, with every value; with --plan or --json what the list says of it
+    #[arg(conflicts_with = "only")]
     name: Option<String>,
 
     /// Plan the memory of a prediction, of a training step with one picture, and of one with the
@@ -69,12 +70,15 @@ struct Memory {
 }
 
 pub(crate) fn run(args: &Args, device: Option<&str>) -> Result<ExitCode> {
-    if let Some(name) = &args.name {
-        print(Named::get(name)?.to_toml()?.trim_end())?;
+    let wanted: Vec<&Named> = match &args.name {
+        Some(name) => vec![Named::get(name)?],
+        None => RECIPES.iter().filter(|named| named.name.contains(&args.only)).collect(),
+    };
+    if let ([named], Some(_), false) = (&wanted[..], &args.name, args.plan || args.json) {
+        print(named.to_toml()?.trim_end())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut wanted = RECIPES.iter().filter(|named| named.name.contains(&args.only)).peekable();
-    if wanted.peek().is_none() {
+    if wanted.is_empty() {
         return Err(Error::invalid(
             format!("--only {}", args.only),
             "no recipe is called like that",

@@ -14,7 +14,7 @@ const EXAMPLES: &str = "\
 EXAMPLES:
   semask-gpu tune --preset semask-t --size 512x512 --batch 2
   semask-gpu tune recipe.toml --runs 10
-  semask-gpu --device nvidia tune semask-l-cityscapes --size 768x768 --batch 1
+  semask-gpu --device nvidia tune semask-l-cityscapes --batch 1
 
 Runs a training step with each variant of the kernels that have several, and remembers the fastest for each \
 class of shapes, for this GPU and driver. Commands use what is remembered, unless they are given --no-tune; \
