@@ -13,6 +13,9 @@ Any other model, from Python:
     with saving(model, "out.safetensors"):
         model(image)
 
+The first two commands were written from those projects' documentation and have not been run: their packages could not be installed where
+this was written. `saving` has, with PyTorch models of the official names (SeMask-T with Semantic FPN, MaskFormer and MSFaPN).
+
 The model runs on the CPU in evaluation mode, in single precision. OUT has the normalised picture as `input`, `[B, 3, H, W]`, as the
 module `backbone` got it (the model itself, if it has none), and each module's result under the module's name; of several results each
 under `NAME.0`, `NAME.1`, ... Modules that run more than once keep their first result.

@@ -403,7 +403,9 @@ fn read_header(file: &mut impl Read, size: u64, path: &Path) -> Result<(Metadata
     let mut len = [0; 8];
     let given = size.min(8) as usize;
     file.read_exact(&mut len[..given]).map_err(Error::file("read", path))?;
-    let not = |reason: String| Error::invalid_file(path, format!("no safetensors file: {reason}"));
+    let not = |reason: String| {
+        Error::invalid_file(path, format!("is neither a PyTorch file nor safetensors: {reason}"))
+    };
     if size < 8 {
         return Err(not(format!("it has {size} bytes")));
     }

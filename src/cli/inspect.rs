@@ -22,8 +22,9 @@ EXAMPLES:
   semask-gpu inspect model.safetensors my_recipe.toml --json
 
 Lists names, types, shapes and sizes; with a recipe also what the file lacks, has besides, or has in \
-another shape. Names are compared as --weights and --init would take them. Exit status 1: something is \
-missing, left over or of another shape; then --weights refuses the file, or leaves something out.";
+another shape. Names are compared as --weights and --init would take them. All of the file is read, so that \
+damage shows. Exit status 1: something is missing, left over or of another shape; then --weights refuses \
+the file, or leaves something out.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
