@@ -47,6 +47,10 @@ fn lines_around_the_run_and_channels_around_the_workgroup() {
     {
         check([1, 2, width, channels]);
     }
+    // Even channels go by runs of 32 and blocks of four lines.
+    for shape in [[1, 4, 31, 2], [2, 5, 33, 2], [1, 3, 66, 18]] {
+        check(shape);
+    }
 }
 
 #[test]

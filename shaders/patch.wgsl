@@ -28,6 +28,7 @@ struct Params {
 
 const WORKGROUP: u32 = 64u;
 const ACROSS: u32 = 32u;
+const EIGHT: u32 = 8u;
 
 // ---- cut: x -> y ---------------------------------------------------------------------------------
 // One workgroup per 32 patches side by side; a lane keeps its element of the patch.
@@ -46,19 +47,50 @@ fn cut(
         // Before the image these wrap around to beyond it.
         let row = run.i * params.step + ky - params.before;
         let from_row = (run.b * params.height + row) * params.width;
-        for (var j = run.start; j < run.end; j++) {
-            let col = j * params.step + kx - params.before;
-            var v = 0.0;
-            if row < params.height && col < params.width {
-                v = x[(from_row + col) * params.channels + c];
+        // Eight patches at a time: on a CPU driver each pass of a loop costs as much as several loads.
+        for (var j = run.start; j < run.end; j += EIGHT) {
+            for (var i = 0u; i < EIGHT; i++) {
+                let col = (j + i) * params.step + kx - params.before;
+                if j + i < run.end {
+                    var v = 0.0;
+                    if row < params.height && col < params.width {
+                        v = x[(from_row + col) * params.channels + c];
+                    }
+                    y[(run.first + j + i) * run.elements + e] = v;
+                }
             }
-            y[(run.first + j) * run.elements + e] = v;
+        }
+    }
+}
+
+// ---- cut_apart_backward: dy -> dx ----------------------------------------------------------------
+// Of patches that cover the image side by side, where every element goes to one place. As `cut`.
+
+@compute @workgroup_size(WORKGROUP)
+fn cut_apart_backward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let run = locate_run(group, groups);
+    for (var e = lane; e < run.elements; e += WORKGROUP) {
+        let c = e / (params.side * params.side);
+        let row = run.i * params.side + e / params.side % params.side;
+        let kx = e % params.side;
+        let to_row = (run.b * params.height + row) * params.width;
+        for (var j = run.start; j < run.end; j += EIGHT) {
+            for (var i = 0u; i < EIGHT; i++) {
+                let col = (j + i) * params.side + kx;
+                if j + i < run.end && row < params.height && col < params.width {
+                    dx[(to_row + col) * params.channels + c] = dy[(run.first + j + i) * run.elements + e];
+                }
+            }
         }
     }
 }
 
 // ---- cut_backward: dy -> dx ----------------------------------------------------------------------
-// One invocation per element of the image; it gathers from every patch that has it.
+// One workgroup per place of the image, lanes along the channels; it gathers from every patch that has it.
 
 @compute @workgroup_size(WORKGROUP)
 fn cut_backward(
@@ -66,12 +98,10 @@ fn cut_backward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let id = (group.x + group.y * groups.x) * WORKGROUP + lane;
-    if id >= params.batch * params.height * params.width * params.channels {
+    let place = group.x + group.y * groups.x;
+    if place >= params.batch * params.height * params.width {
         return;
     }
-    let c = id % params.channels;
-    let place = id / params.channels;
     let row = place / params.width % params.height + params.before;
     let col = place % params.width + params.before;
     let b = place / (params.width * params.height);
@@ -82,16 +112,18 @@ fn cut_backward(
         min(row / params.step + 1u, params.down),
         min(col / params.step + 1u, params.across),
     );
-    var sum = 0.0;
-    for (var i = first.x; i < end.x; i++) {
-        let ky = row - i * params.step;
-        for (var j = first.y; j < end.y; j++) {
-            let kx = col - j * params.step;
-            let at = (b * params.down + i) * params.across + j;
-            sum += dy[at * elements + (c * params.side + ky) * params.side + kx];
+    for (var c = lane; c < params.channels; c += WORKGROUP) {
+        var sum = 0.0;
+        for (var i = first.x; i < end.x; i++) {
+            let ky = row - i * params.step;
+            for (var j = first.y; j < end.y; j++) {
+                let kx = col - j * params.step;
+                let at = (b * params.down + i) * params.across + j;
+                sum += dy[at * elements + (c * params.side + ky) * params.side + kx];
+            }
         }
+        dx[place * params.channels + c] = sum;
     }
-    dx[id] = sum;
 }
 
 fn first_patch(row: u32) -> u32 {

@@ -1,18 +1,35 @@
-//! Patches of an image and patch merging: `shaders/patch.wgsl`.
+//! Patches of an image and patch merging: `shaders/patch.wgsl`, and `shaders/patch_lanes.wgsl` for eight lanes of a
+//! CPU.
 
 use crate::gpu::{Grid, Kernel, Params as _, Source, params, source};
 use crate::{Tape, Tensor};
 
 const SOURCES: &[Source] = &[source!("patch")];
+const LANES: &[Source] = &[source!("patch_lanes")];
 
 static CUT: Kernel = kernel("cut", &["x", "y"]);
 static CUT_BACKWARD: Kernel = kernel("cut_backward", &["dy", "dx"]);
+static CUT_APART_BACKWARD: Kernel = kernel("cut_apart_backward", &["dy", "dx"]);
 static MERGE: Kernel = kernel("merge", &["x", "y"]);
 static MERGE_BACKWARD: Kernel = kernel("merge_backward", &["dy", "dx"]);
-pub(super) const KERNELS: &[&Kernel] = &[&CUT, &CUT_BACKWARD, &MERGE, &MERGE_BACKWARD];
+static LANES_MERGE: Kernel = on_lanes("merge", &["x", "y"]);
+static LANES_MERGE_BACKWARD: Kernel = on_lanes("merge_backward", &["dy", "dx"]);
+pub(super) const KERNELS: &[&Kernel] = &[
+    &CUT,
+    &CUT_BACKWARD,
+    &CUT_APART_BACKWARD,
+    &MERGE,
+    &MERGE_BACKWARD,
+    &LANES_MERGE,
+    &LANES_MERGE_BACKWARD,
+];
 
 const fn kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
     Kernel::new("patch", entry, SOURCES, Params::FIELDS, bindings)
+}
+
+const fn on_lanes(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
+    Kernel::new("patch_lanes", entry, LANES, LanesParams::FIELDS, bindings).on_lanes()
 }
 
 params! {
@@ -26,6 +43,32 @@ params! {
         before: u32,
         down: u32,
         across: u32,
+    }
+}
+
+params! {
+    struct LanesParams {
+        batch: u32,
+        height: u32,
+        width: u32,
+        pairs: u32,
+        down: u32,
+        across: u32,
+        first_group: u32,
+    }
+}
+
+impl LanesParams {
+    fn new(params: &Params) -> Self {
+        Self {
+            batch: params.batch,
+            height: params.height,
+            width: params.width,
+            pairs: params.channels / 2,
+            down: params.down,
+            across: params.across,
+            first_group: 0,
+        }
     }
 }
 
@@ -52,6 +95,13 @@ impl Cut {
         assert!(side > 0, "{op}: patches of nothing");
         let (down, across) = (height.div_ceil(side), width.div_ceil(side));
         Self { side, step: side, before: 0, down, across }
+    }
+
+    /// Whether every place of the map is in exactly one patch.
+    fn is_apart(self, x: &Tensor) -> bool {
+        let Self { side, step, before, down, across } = self;
+        let covers = down * side >= x.dims()[1] && across * side >= x.dims()[2];
+        step == side && before == 0 && covers
     }
 
     /// `[B, down, across, side² · C]`, with its `Params`.
@@ -117,15 +167,20 @@ pub fn unfold(tape: &mut Tape, x: &Tensor, kernel: usize, stride: usize, padding
 
 fn cut(tape: &mut Tape, x: &Tensor, cut: Cut) -> Tensor {
     let (shape, params) = cut.of(x);
+    let apart = cut.is_apart(x);
     let grid = Grid::rows(shape[0] * shape[1] * shape[2].div_ceil(ACROSS));
     let recorder = tape.recorder();
     let y = recorder.empty(shape);
     recorder.run(&CUT, params, &[x, &y], grid);
     let image = x.shape().clone();
     tape.record([x], y, move |recorder, dy| {
-        let grid = Grid::elements(image.len());
+        let places = Grid::rows(image.rows());
         let dx = recorder.empty(image);
-        recorder.run(&CUT_BACKWARD, params, &[dy, &dx], grid);
+        if apart {
+            recorder.run(&CUT_APART_BACKWARD, params, &[dy, &dx], grid);
+        } else {
+            recorder.run(&CUT_BACKWARD, params, &[dy, &dx], places);
+        }
         [Some(dx)]
     })
 }
@@ -147,12 +202,21 @@ pub fn patch_merge(tape: &mut Tape, x: &Tensor) -> Tensor {
     let (shape, params) = Cut::cover("patch_merge", x, 2).of(x);
     let grid = Grid::rows(shape[0] * shape[1] * shape[2]);
     let recorder = tape.recorder();
+    let in_lanes = recorder.profile().lanes && params.channels.is_multiple_of(2);
     let y = recorder.empty(shape);
-    recorder.run(&MERGE, params, &[x, &y], grid);
+    if in_lanes {
+        recorder.run(&LANES_MERGE, LanesParams::new(&params), &[x, &y], grid);
+    } else {
+        recorder.run(&MERGE, params, &[x, &y], grid);
+    }
     let map = x.shape().clone();
     tape.record([x], y, move |recorder, dy| {
         let dx = recorder.empty(map);
-        recorder.run(&MERGE_BACKWARD, params, &[dy, &dx], grid);
+        if in_lanes {
+            recorder.run(&LANES_MERGE_BACKWARD, LanesParams::new(&params), &[dy, &dx], grid);
+        } else {
+            recorder.run(&MERGE_BACKWARD, params, &[dy, &dx], grid);
+        }
         [Some(dx)]
     })
 }
