@@ -15,7 +15,7 @@ mod tune;
 pub use device::{AdapterReport, Gpu, GpuOptions, Profile, adapters};
 pub use host::HostFn;
 pub use kernel::{Access, Binding, Dialect, Field, Kernel, Params, Source};
-pub use memory::{Lifetime, Memory, assign_slots};
+pub use memory::{Lifetime, Memory, Spot, assign_slots};
 pub use plan::{Description, Plan};
 pub use recorder::{Dispatch, Grid, Program, Recorder};
 pub use timeline::{Clock, DispatchTime, KernelTime, Timeline};

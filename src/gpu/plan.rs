@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::device::{Download, Pipeline, megabytes};
 use super::host::{self, BoundHostStep, Phase};
 use super::kernel::Access;
-use super::memory::{ALIGNMENT, Lifetime, Memory, assign_slots};
+use super::memory::{ALIGNMENT, Lifetime, Memory, Spot, assign_slots};
 use super::recorder::{Dispatch, Grid, MAX_GROUPS, Recorder};
 use super::timeline::{Clock, DispatchTime, Timeline};
 use super::{Gpu, Profile};
@@ -137,7 +137,7 @@ impl Description {
 
 /// Where the tensors of a recording are.
 struct Layout {
-    slot_of: HashMap<TensorId, usize>,
+    spot_of: HashMap<TensorId, Spot>,
     /// Bytes of planned tensors at each dispatch.
     alive: Vec<u64>,
     description: Description,
@@ -146,6 +146,8 @@ struct Layout {
 impl Layout {
     fn new(recorder: &Recorder, share: bool) -> Self {
         let mut lifetimes: Vec<Lifetime> = Vec::new();
+        // Of each tensor those that some dispatch binds for the other kind of access.
+        let mut apart: Vec<Vec<usize>> = Vec::new();
         let mut index: HashMap<TensorId, usize> = HashMap::new();
         let mut pinned: Vec<Memory> = Vec::new();
         let mut description =
@@ -168,6 +170,7 @@ impl Layout {
             }
             let Some(dispatch) = recorder.dispatches.get(at) else { break };
             let label = dispatch.kernel.label();
+            let mut bound: Vec<(usize, Access)> = Vec::new();
             for (tensor, binding) in
                 dispatch.tensors.iter().zip(&dispatch.kernel.declarations()[1..])
             {
@@ -193,24 +196,32 @@ impl Layout {
                     lifetimes.len() - 1
                 });
                 lifetimes[i].last = at;
+                bound.push((i, binding.access));
+            }
+            apart.resize(lifetimes.len(), Vec::new());
+            for (i, access) in &bound {
+                let others = bound.iter().filter(|(_, other)| other != access);
+                apart[*i].extend(others.map(|(j, _)| *j));
             }
             let usage = description.kernels.entry(label).or_default();
             usage.count += 1;
             usage.flops += dispatch.flops;
             usage.bytes += dispatch.bytes();
         }
-        let (slots, sizes) = if share {
-            assign_slots(&lifetimes)
+        apart.resize(lifetimes.len(), Vec::new());
+        let (spots, sizes) = if share {
+            assign_slots(&lifetimes, &apart)
         } else {
-            ((0..lifetimes.len()).collect(), lifetimes.iter().map(|l| l.size).collect())
+            let own = (0..lifetimes.len()).map(|slot| Spot { slot, offset: 0 });
+            (own.collect(), lifetimes.iter().map(|l| l.size).collect())
         };
         let alive = alive(&lifetimes, recorder.len());
         description.lower_bound = alive.iter().copied().max().unwrap_or(0);
         description.unshared = lifetimes.iter().map(|l| l.size).sum();
         description.slots = sizes;
         description.pinned = pinned.iter().map(|m| (m.label().to_owned(), m.size())).collect();
-        let slot_of = index.into_iter().map(|(id, i)| (id, slots[i])).collect();
-        Self { slot_of, alive, description }
+        let spot_of = index.into_iter().map(|(id, i)| (id, spots[i])).collect();
+        Self { spot_of, alive, description }
     }
 }
 
@@ -311,13 +322,17 @@ impl Plan {
     }
 
     fn build(gpu: &Gpu, recorder: &Recorder, share: bool) -> Result<Self> {
-        let Layout { slot_of, alive, description } = Layout::new(recorder, share);
+        let Layout { spot_of, alive, description } = Layout::new(recorder, share);
         check_bindings(gpu, recorder)?;
         gpu.compile(recorder);
         let slots = description.slots.iter().enumerate();
         let slots = slots
             .map(|(i, size)| gpu.allocate(&format!("slot {i}"), size.next_multiple_of(ALIGNMENT)))
             .collect::<Result<Vec<_>>>()?;
+        let planned = |tensor: &Tensor| {
+            let Spot { slot, offset } = spot_of[&tensor.id()];
+            (&slots[slot], offset)
+        };
 
         let cuts: Vec<_> = recorder.dispatches.iter().map(|d| starts(gpu, d)).collect();
         let (uniforms, offsets) = upload_params(gpu, recorder, &cuts);
@@ -335,7 +350,7 @@ impl Plan {
                 } else {
                     let (buffer, offset) = match place {
                         Some((memory, offset)) => (memory.buffer(gpu)?, *offset),
-                        None => (&slots[slot_of[&tensor.id()]], 0),
+                        None => planned(tensor),
                     };
                     let size = wgpu::BufferSize::new(slot_size(tensor));
                     wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
@@ -376,7 +391,10 @@ impl Plan {
         }
         let place = |tensor: &Tensor| match resolve(recorder, tensor) {
             Some((memory, offset)) => Ok((memory.buffer(gpu)?.clone(), offset)),
-            None => Ok((slots[slot_of[&tensor.id()]].clone(), 0)),
+            None => {
+                let (buffer, offset) = planned(tensor);
+                Ok((buffer.clone(), offset))
+            }
         };
         let bind = |step: &host::HostStep| {
             let places = |list: &[Tensor]| list.iter().map(place).collect::<Result<Vec<_>>>();
