@@ -135,9 +135,10 @@ fn forward(
             if queries.there[j] {
                 let token = queries.tokens[j];
                 let to = token * params.channel_pairs + head * (HEAD / 2u);
+                let share = 1.0 / sum[j];
                 for (var i = 0u; i < HEAD / 2u; i++) {
                     let pair = vec2(out.channels[2u * i][j], out.channels[2u * i + 1u][j]);
-                    y[to + i] = pair_of(pair / sum[j]);
+                    y[to + i] = pair_of(share * pair);
                 }
                 lse[token * params.num_heads + head] = largest[j] + log(sum[j]);
             }
