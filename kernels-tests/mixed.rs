@@ -3,6 +3,7 @@
 use half::f16;
 use semask_gpu::gpu::{Profile, Recorder};
 use semask_gpu::nn::{Init, Parameters};
+use semask_gpu::ops::Windows;
 use semask_gpu::optim::{AdamW, AdamWSettings};
 use semask_gpu::random::Rng;
 use semask_gpu::tape::Gradients;
@@ -361,4 +362,57 @@ fn a_device_without_16_bit_numbers_refuses_mixed_precision_by_the_recipes_key() 
     let text = refused.unwrap_err().to_string();
     assert!(text.contains("train.precision") && text.contains("\"full\""), "{text}");
     recipe.check_device(&Profile { half: true, ..GPU.profile().clone() }).unwrap();
+}
+
+/// Rounded a few times on the way, values differ by a few of the last of 11 bits of the largest.
+const ROUNDED_OFTEN: f64 = 8.0 * ROUNDED;
+
+#[test]
+fn attention_within_windows_reads_and_makes_16_bits() {
+    let (heads, head, windows) = (2, 8, Windows { size: 3, shift: 1 });
+    let channels = heads * head;
+    // Padding on both sides.
+    let shapes: [&[usize]; 6] = [
+        &[1, 5, 7, channels],
+        &[3 * channels, channels],
+        &[3 * channels],
+        &[25, heads],
+        &[channels, channels],
+        &[channels],
+    ];
+    let block = |tape: &mut Tape, t: &[Tensor]| {
+        let qkv = ops::linear_operand(tape, &t[0], &t[1], &t[2]);
+        let bias = ops::relative_position_bias(tape, &t[3], windows.size);
+        let y = ops::window_attention(tape, &qkv, &t[2], &bias, windows);
+        ops::linear_residual(tape, &y, &t[4], &t[5], &t[0], None)
+    };
+    for (device, gpu) in half_devices() {
+        let small: Vec<Vec<f32>> = {
+            let mut rng = Rng::new(0x5eed, 3);
+            let values = shapes.iter().map(|s| random(&mut rng, Shape::from(*s).len()));
+            values.map(|v| v.iter().map(|v| 0.25 * v).collect()).collect()
+        };
+        let [full, mixed] = [false, true].map(|mixed| {
+            let inputs: Vec<Tensor> = (shapes.iter().zip(&small))
+                .map(|(shape, v)| Tensor::from_slice(gpu, *shape, v).tracked())
+                .collect();
+            let mut tape = Tape::training(gpu.profile()).mixed(mixed);
+            let y = block(&mut tape, &inputs);
+            let dy: Vec<f32> = random(&mut Rng::new(0x5eed, 4), y.shape().len());
+            let seed = Tensor::from_slice(gpu, y.shape().clone(), &dy);
+            let kept = tape.recorder().keep(&y, "y");
+            let (mut recorder, gradients) = tape.backward_from(&[(&y, seed)]);
+            let mut results = vec![kept];
+            for x in &inputs {
+                results.push(recorder.keep(gradients.get(x).unwrap(), "gradient"));
+            }
+            run(gpu, &recorder);
+            results.iter().map(|t| t.read(gpu).unwrap()).collect::<Vec<_>>()
+        });
+        for (i, (full, mixed)) in full.iter().zip(&mixed).enumerate() {
+            let expected: Vec<f64> = full.iter().map(|&v| v.into()).collect();
+            assert_close(&format!("result {i}{device}"), mixed, &expected, ROUNDED_OFTEN);
+        }
+        assert_ne!(full[0], mixed[0], "something was rounded{device}");
+    }
 }

@@ -152,6 +152,30 @@ fn product_bias_words(
     }
 }
 
+// ---- product_operand: a, b, bias -> activation ---------------------------------------------------
+
+@compute @workgroup_size(8)
+fn product_operand(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
+    let place = locate(group, groups);
+    let tiles = accumulate_tiles(place, lane);
+    for (var j = 0u; j < HALVES; j++) {
+        let pair = place.first_pair + 8u * j + lane;
+        if 2u * pair < params.cols {
+            let shift = floats(bias[pair]);
+            for (var r = 0u; r < 16u; r++) {
+                if place.row + r < params.rows {
+                    let v = half_of(tiles[j / 2u], r, j % 2u) + shift;
+                    activation[(place.row + r) * params.c_row + pair] = real_pair(v);
+                }
+            }
+        }
+    }
+}
+
 // ---- product_gelu: a, b, bias -> activation, preactivation ---------------------------------------
 
 @compute @workgroup_size(8)

@@ -87,6 +87,23 @@ fn product_bias(
     }
 }
 
+// ---- product_operand: a, b, bias -> activation ---------------------------------------------------
+
+@compute @workgroup_size(WORKGROUP)
+fn product_operand(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let place = locate(group, groups);
+    fill_tile(place);
+    for (var i = lane; i < place.height * place.width; i += WORKGROUP) {
+        let row = i / place.width;
+        let col = i % place.width;
+        finish_operand(place.row + row, place.col + col, tile[row * WIDTH + col]);
+    }
+}
+
 // ---- product_gelu: a, b, bias -> activation, preactivation ---------------------------------------
 
 @compute @workgroup_size(WORKGROUP)

@@ -135,6 +135,35 @@ fn product_bias(
     store_with_bias(place.row + 15u, col, place.matrix, tile[15]);
 }
 
+// ---- product_operand: a, b, bias -> activation ---------------------------------------------------
+
+@compute @workgroup_size(8)
+fn product_operand(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let place = locate(group, groups);
+    let tile = accumulate_tile(place, lane);
+    let col = place.col + lane;
+    store_operand(place.row + 0u, col, tile[0]);
+    store_operand(place.row + 1u, col, tile[1]);
+    store_operand(place.row + 2u, col, tile[2]);
+    store_operand(place.row + 3u, col, tile[3]);
+    store_operand(place.row + 4u, col, tile[4]);
+    store_operand(place.row + 5u, col, tile[5]);
+    store_operand(place.row + 6u, col, tile[6]);
+    store_operand(place.row + 7u, col, tile[7]);
+    store_operand(place.row + 8u, col, tile[8]);
+    store_operand(place.row + 9u, col, tile[9]);
+    store_operand(place.row + 10u, col, tile[10]);
+    store_operand(place.row + 11u, col, tile[11]);
+    store_operand(place.row + 12u, col, tile[12]);
+    store_operand(place.row + 13u, col, tile[13]);
+    store_operand(place.row + 14u, col, tile[14]);
+    store_operand(place.row + 15u, col, tile[15]);
+}
+
 // ---- product_gelu: a, b, bias -> activation, preactivation -------------------------------------------
 
 @compute @workgroup_size(8)
@@ -375,6 +404,24 @@ fn store_with_bias(row: u32, col: u32, batch: u32, v: vec4<f32>) {
     }
     if col + 24u < params.cols {
         finish_bias(row, col + 24u, batch, v.w);
+    }
+}
+
+fn store_operand(row: u32, col: u32, v: vec4<f32>) {
+    if row >= params.rows {
+        return;
+    }
+    if col < params.cols {
+        finish_operand(row, col, v.x);
+    }
+    if col + 8u < params.cols {
+        finish_operand(row, col + 8u, v.y);
+    }
+    if col + 16u < params.cols {
+        finish_operand(row, col + 16u, v.z);
+    }
+    if col + 24u < params.cols {
+        finish_operand(row, col + 24u, v.w);
     }
 }
 

@@ -87,6 +87,27 @@ fn product_bias(
     }
 }
 
+// ---- product_operand: a, b, bias -> activation -----------------------------------------------------------
+
+@compute @workgroup_size(64)
+fn product_operand(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let place = locate(group, groups);
+    let tile = accumulate_tile(place, lane);
+    for (var i = 0u; i < 16u; i++) {
+        for (var j = 0u; j < 4u; j++) {
+            let row = place.row + spread(lane / SIDE, i / 2u);
+            let col = place.col + spread(lane % SIDE, i % 2u * 4u + j);
+            if is_ours(place, row, col) {
+                finish_operand(row, col, tile[i][j]);
+            }
+        }
+    }
+}
+
 // ---- product_gelu: a, b, bias -> activation, preactivation -----------------------------------------------
 
 @compute @workgroup_size(64)

@@ -35,10 +35,10 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> qkv: array<vec4<f32>>;           // [T, 3 C]
+@group(0) @binding(1) var<storage, read> qkv: array<vec4<Real>>;          // [T, 3 C]
 @group(0) @binding(2) var<storage, read> qkv_bias: array<vec4<f32>>;      // [3 C]
 @group(0) @binding(3) var<storage, read> position_bias: array<f32>;       // [heads, key, query]
-@group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;       // [T, C]
+@group(0) @binding(4) var<storage, read_write> y: array<vec4<Real>>;      // [T, C]
 @group(0) @binding(5) var<storage, read_write> lse: array<f32>;           // [T, heads]
 @group(0) @binding(6) var<storage, read> dy: array<vec4<f32>>;            // [T, C]
 @group(0) @binding(7) var<storage, read> stats: array<vec2<f32>>;         // [T, heads]: lse, Σ y dy
@@ -48,7 +48,7 @@ struct Params {
 @group(0) @binding(11) var<storage, read> p: array<f32>;                  // [windows, heads, key, query]
 @group(0) @binding(12) var<storage, read> ds: array<f32>;                 // [windows, heads, key, query]
 @group(0) @binding(13) var<storage, read_write> dpadding: array<vec4<f32>>;    // [B padding, 3 C]
-@group(0) @binding(14) var<storage, read> saved_y: array<vec4<f32>>;           // [T, C]
+@group(0) @binding(14) var<storage, read> saved_y: array<vec4<Real>>;          // [T, C]
 @group(0) @binding(15) var<storage, read> saved_lse: array<f32>;               // [T, heads]
 @group(0) @binding(16) var<storage, read_write> stats_out: array<vec2<f32>>;   // [T, heads]
 
@@ -106,7 +106,7 @@ fn load_qkv(token: u32, part: u32, head: u32, i: u32) -> vec4<f32> {
     if token == PADDING {
         return qkv_bias[at];
     }
-    return qkv[token * 3u * params.channel_vectors + at];
+    return vec4<f32>(qkv[token * 3u * params.channel_vectors + at]);
 }
 
 // ---- forward: qkv, qkv_bias, position_bias -> y, lse ---------------------------------------------
@@ -181,7 +181,7 @@ fn forward(
         }
         for (var i = 0u; i < HEAD_VECTORS; i++) {
             if i < params.head_vectors {
-                y[at.token * params.channel_vectors + head * params.head_vectors + i] = out[i] / sum;
+                y[at.token * params.channel_vectors + head * params.head_vectors + i] = vec4<Real>(out[i] / sum);
             }
         }
         lse[at.token * params.num_heads + head] = largest + log(sum);
@@ -204,7 +204,7 @@ fn backward_stats(
     }
     var sum = 0.0;
     for (var i = 0u; i < params.head_vectors; i++) {
-        sum += dot(saved_y[item * params.head_vectors + i], dy[item * params.head_vectors + i]);
+        sum += dot(vec4<f32>(saved_y[item * params.head_vectors + i]), dy[item * params.head_vectors + i]);
     }
     stats_out[item] = vec2(saved_lse[item], sum);
 }

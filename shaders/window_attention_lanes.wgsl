@@ -38,12 +38,12 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> qkv: array<u64>;                // [T, 3 C]
+@group(0) @binding(1) var<storage, read> qkv: array<RealPair>;           // [T, 3 C]
 @group(0) @binding(2) var<storage, read> qkv_bias: array<u64>;           // [3 C]
 @group(0) @binding(3) var<storage, read> position_bias: array<f32>;      // [heads, key, query]
 @group(0) @binding(4) var<storage, read_write> packed_out: array<f32>;   // [heads, K, tiles, 8, 8]
 @group(0) @binding(5) var<storage, read> packed: array<u64>;             // [heads, K, tiles, 8, 8]
-@group(0) @binding(6) var<storage, read_write> y: array<u64>;            // [T, C]
+@group(0) @binding(6) var<storage, read_write> y: array<RealPair>;       // [T, C]
 @group(0) @binding(7) var<storage, read_write> lse: array<f32>;          // [T, heads]
 @group(0) @binding(8) var<storage, read> stats: array<u64>;              // [T, heads]: lse, y · dy
 @group(0) @binding(9) var<storage, read> dy: array<u64>;                // [T, C]
@@ -138,7 +138,7 @@ fn forward(
                 let share = 1.0 / sum[j];
                 for (var i = 0u; i < HEAD / 2u; i++) {
                     let pair = vec2(out.channels[2u * i][j], out.channels[2u * i + 1u][j]);
-                    y[to + i] = pair_of(share * pair);
+                    y[to + i] = real_pair(share * pair);
                 }
                 lse[token * params.num_heads + head] = largest[j] + log(sum[j]);
             }
@@ -477,7 +477,7 @@ fn load_queries(q: ptr<function, Columns>, queries: ptr<function, Queries>, head
     for (var i = 0u; i < HEAD / 2u; i++) {
         for (var j = 0u; j < QUERIES; j++) {
             let at = (*queries).tokens[j] * 3u * params.channel_pairs + head * (HEAD / 2u) + i;
-            let pair = params.scale * floats(qkv[at]);
+            let pair = params.scale * floats_of(qkv[at]);
             (*q).channels[2u * i][j] = pair.x;
             (*q).channels[2u * i + 1u][j] = pair.y;
         }
@@ -491,10 +491,10 @@ fn load_keys(k: ptr<function, Key>, v: ptr<function, Key>, window: Window, place
     let row = place.token * 3u * params.channel_pairs;
     for (var n = 0u; n < HEAD / 2u; n++) {
         let i = n % 2u * (HEAD / 4u) + n / 2u;
-        let pair_k = floats(qkv[row + at_k + i]);
+        let pair_k = floats_of(qkv[row + at_k + i]);
         (*k).channels[2u * i] = pair_k.x;
         (*k).channels[2u * i + 1u] = pair_k.y;
-        let pair_v = floats(qkv[row + at_v + i]);
+        let pair_v = floats_of(qkv[row + at_v + i]);
         (*v).channels[2u * i] = pair_v.x;
         (*v).channels[2u * i + 1u] = pair_v.y;
     }

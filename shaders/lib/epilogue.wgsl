@@ -16,6 +16,10 @@ fn finish_bias(row: u32, col: u32, batch: u32, value: f32) {
     c[params.c_offset + batch * params.c_batch + row * params.c_row + col] = value + bias[col];
 }
 
+fn finish_operand(row: u32, col: u32, value: f32) {
+    activation[row * params.c_row + col] = Real(value + bias[col]);
+}
+
 fn finish_gelu(row: u32, col: u32, value: f32) {
     let at = row * params.c_row + col;
     let v = value + bias[col];

@@ -235,7 +235,7 @@ impl WindowAttention {
         keep: Option<&Tensor>,
     ) -> Tensor {
         let table = &self.relative_position_bias_table;
-        let qkv = self.qkv.forward(tape, x);
+        let qkv = self.qkv.forward_operand(tape, x);
         let bias = ops::relative_position_bias(tape, table, self.windows.size);
         let y = ops::window_attention(tape, &qkv, &self.qkv.bias, &bias, self.windows);
         self.proj.forward_residual(tape, &y, residual, keep)

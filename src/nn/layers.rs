@@ -39,6 +39,11 @@ impl Linear {
         ops::linear(tape, x, &self.weight, Some(&self.bias))
     }
 
+    /// [`forward`](Self::forward) for an op that reads 16 bits in mixed precision: the result then has as many.
+    pub fn forward_operand(&self, tape: &mut Tape, x: &Tensor) -> Tensor {
+        ops::linear_operand(tape, x, &self.weight, &self.bias)
+    }
+
     /// `gelu(forward(x))` in one kernel, for another linear layer to read: in mixed precision the result has
     /// 16 bits.
     pub fn forward_gelu(&self, tape: &mut Tape, x: &Tensor) -> Tensor {

@@ -29,10 +29,12 @@ pub(super) const KERNELS: &[&Kernel] = &[
     &PACK,
     &PACKED.plain,
     &PACKED.bias,
+    &PACKED.operand,
     &PACKED.gelu,
     &PACKED.residual,
     &TILED.plain,
     &TILED.bias,
+    &TILED.operand,
     &TILED.gelu,
     &TILED.residual,
 ];
@@ -41,6 +43,8 @@ pub(super) const KERNELS: &[&Kernel] = &[
 pub(super) struct Kernels {
     pub(super) plain: Kernel,
     pub(super) bias: Kernel,
+    /// That with a result of 16 bits, in mixed precision.
+    pub(super) operand: Kernel,
     pub(super) gelu: Kernel,
     pub(super) residual: Kernel,
 }
@@ -52,11 +56,13 @@ impl Kernels {
         sources: &'static [Source],
         params: &'static [Field],
     ) -> Self {
+        const OPERAND: &[&str] = &["a", "b", "bias", "activation"];
         const GELU: &[&str] = &["a", "b", "bias", "activation", "preactivation"];
         const RESIDUAL: &[&str] = &["a", "b", "bias", "residual", "keep", "c"];
         Self {
             plain: Kernel::new(file, "product", sources, params, &["a", "b", "c"]),
             bias: Kernel::new(file, "product_bias", sources, params, &["a", "b", "bias", "c"]),
+            operand: Kernel::new(file, "product_operand", sources, params, OPERAND),
             gelu: Kernel::new(file, "product_gelu", sources, params, GELU),
             residual: Kernel::new(file, "product_residual", sources, params, RESIDUAL),
         }
@@ -66,6 +72,7 @@ impl Kernels {
     pub(super) const fn on_lanes(mut self) -> Self {
         self.plain.lanes = true;
         self.bias.lanes = true;
+        self.operand.lanes = true;
         self.gelu.lanes = true;
         self.residual.lanes = true;
         self
@@ -75,6 +82,7 @@ impl Kernels {
     pub(super) const fn on_matrices(mut self) -> Self {
         self.plain.matrices = true;
         self.bias.matrices = true;
+        self.operand.matrices = true;
         self.gelu.matrices = true;
         self.residual.matrices = true;
         self
@@ -91,7 +99,10 @@ impl Kernels {
     ) -> &'a mut Dispatch {
         match epilogue {
             Epilogue::Plain { .. } => recorder.run(&self.plain, params, &[a, b, c], grid),
-            Epilogue::Bias(bias) => recorder.run(&self.bias, params, &[a, b, bias, c], grid),
+            Epilogue::Bias(bias) => {
+                let kernel = if c.is_half() { &self.operand } else { &self.bias };
+                recorder.run(kernel, params, &[a, b, bias, c], grid)
+            }
             Epilogue::Gelu { bias, preactivation } => {
                 recorder.run(&self.gelu, params, &[a, b, bias, c, preactivation], grid)
             }
@@ -232,7 +243,7 @@ impl Params {
 
 /// `c = epilogue(a · b)` for every matrix of a batch. `c`'s columns are contiguous.
 ///
-/// Both sides may have 16 bits; what GELU is taken of and what it makes then have, too.
+/// Both sides may have 16 bits; what GELU is taken of and what it makes then have, too, and a result with a bias may.
 pub(crate) fn product(
     recorder: &mut Recorder,
     a: Matrices<'_>,
@@ -397,6 +408,7 @@ fn splits(variant: Variant, Extents { batch, m, k, n }: Extents) -> usize {
 #[derive(Clone, Copy, Debug)]
 enum Then<'a> {
     Nothing,
+    Operand,
     Gelu,
     Add { residual: &'a Tensor, keep: Option<&'a Tensor> },
 }
@@ -419,6 +431,12 @@ pub fn linear(tape: &mut Tape, x: &Tensor, weight: &Tensor, bias: Option<&Tensor
         Some(bias) => linear_then(tape, x, weight, bias, Then::Nothing),
         None => linear_without_bias(tape, x, weight),
     }
+}
+
+/// [`linear`] for an op that reads 16 bits in mixed precision: the result then has as many.
+#[track_caller]
+pub fn linear_operand(tape: &mut Tape, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Tensor {
+    linear_then(tape, x, weight, bias, Then::Operand)
 }
 
 /// `gelu(x · weightᵀ + bias)`: [`linear`] and [`gelu`](super::gelu) in one kernel. Keeps `x` and
@@ -484,6 +502,7 @@ fn linear_then(
     let shape = x.shape().with_last(outputs);
     let (y, before) = match then {
         Then::Gelu => (tape.empty_operand(shape.clone()), Some(tape.empty_operand(shape))),
+        Then::Operand => (tape.empty_operand(shape), None),
         _ => (tape.recorder().empty(shape), None),
     };
     let recorder = tape.recorder();
@@ -512,7 +531,7 @@ fn linear_then(
         [dx, dweight, dbias]
     };
     match then {
-        Then::Nothing => tape.record([x, weight, bias], y, gradients),
+        Then::Nothing | Then::Operand => tape.record([x, weight, bias], y, gradients),
         Then::Gelu => {
             let before = before.expect("made above");
             tape.record([x, weight, bias], y, move |recorder, dy| {

@@ -25,6 +25,7 @@ static PACK_PAIRS: Kernel = pack("pack_pairs", &["pairs", "strips"]);
 pub(super) const KERNELS: &[&Kernel] = &[
     &PRODUCT.plain,
     &PRODUCT.bias,
+    &PRODUCT.operand,
     &PRODUCT.gelu,
     &PRODUCT.residual,
     &PLAIN_WORDS,
@@ -104,7 +105,8 @@ pub(super) fn product(
     let Extents { batch, m, k, n } = extents;
     let in_pairs = n.is_multiple_of(2) && in_pairs(c, c.row_stride);
     // The activations that these end in have even channels in every model.
-    let in_words = matches!(epilogue, Epilogue::Plain { .. } | Epilogue::Bias(_));
+    let in_words =
+        !c.tensor.is_half() && matches!(epilogue, Epilogue::Plain { .. } | Epilogue::Bias(_));
     if !recorder.profile().lanes || !(in_pairs || in_words) {
         return false;
     }

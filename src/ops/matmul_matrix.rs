@@ -25,10 +25,12 @@ static OF_16: Kernels = Kernels::new("matmul_matrix", SOURCES[1], Params::FIELDS
 pub(super) const KERNELS: &[&Kernel] = &[
     &OF_8.plain,
     &OF_8.bias,
+    &OF_8.operand,
     &OF_8.gelu,
     &OF_8.residual,
     &OF_16.plain,
     &OF_16.bias,
+    &OF_16.operand,
     &OF_16.gelu,
     &OF_16.residual,
 ];

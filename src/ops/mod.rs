@@ -59,7 +59,7 @@ pub use mask_loss::{MaskLoss, MaskPoints, PointSource, mask_loss};
 pub use mask_scores::mask_scores;
 pub use mask_targets::MaskTargets;
 pub use matching::{Matching, match_masks};
-pub use matmul::{linear, linear_gelu, linear_residual, matmul};
+pub use matmul::{linear, linear_gelu, linear_operand, linear_residual, matmul};
 pub use nearest::nearest_add;
 pub use patch::{patch_merge, patchify, unfold};
 pub use point_sample::point_sample;

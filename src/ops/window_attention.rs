@@ -43,10 +43,10 @@ pub(super) const KERNELS: &[&Kernel] = &[
 ];
 
 const SOURCES: [&[Source]; 4] = [
-    &[source!("window_attention"), source!("lib/head8")],
-    &[source!("window_attention"), source!("lib/head16")],
-    &[source!("window_attention"), source!("lib/head32")],
-    &[source!("window_attention"), source!("lib/head64")],
+    &[source!("window_attention"), source!("lib/head8"), source!("lib/f32", half "lib/f16")],
+    &[source!("window_attention"), source!("lib/head16"), source!("lib/f32", half "lib/f16")],
+    &[source!("window_attention"), source!("lib/head32"), source!("lib/f32", half "lib/f16")],
+    &[source!("window_attention"), source!("lib/head64"), source!("lib/f32", half "lib/f16")],
 ];
 
 const fn kernel(
@@ -244,7 +244,7 @@ pub fn relative_position_bias(tape: &mut Tape, table: &Tensor, window_size: usiz
 /// Equals padding, `torch.roll`, window partition, attention with the mask of −100, window reverse,
 /// roll back and crop in the official code. Keeps `qkv`, the result and one number per token and
 /// head; the backward pass recomputes the probabilities, for as many windows at a time as fit
-/// 16 MiB.
+/// 16 MiB. In mixed precision `qkv` and the result have 16 bits.
 ///
 /// # Panics
 ///
@@ -261,6 +261,7 @@ pub fn window_attention(
     let Extents { batch, height, width, num_heads, .. } = extents;
     let recorder = tape.recorder();
     let y = recorder.empty([batch, height, width, extents.channels()]);
+    let y = if qkv.is_half() { y.half() } else { y };
     let lse = recorder.empty([batch * height * width, num_heads]);
     let variant = extents.decide(recorder, |recorder, variant| {
         let lanes = variant == Variant::Lanes && window_attention_lanes::suit(recorder, extents);
@@ -305,6 +306,7 @@ fn forward(
             &[qkv, qkv_bias, position_bias, y, lse],
             Grid::rows_of(extents.window_count(), extents.num_heads),
         )
+        .half(qkv.is_half())
         .flops(4 * extents.pairs() * extents.head_dim);
 }
 
@@ -315,6 +317,7 @@ fn backward_stats(recorder: &mut Recorder, [y, lse, dy]: [&Tensor; 3], extents: 
     let params = Params { window_count: rows as u32, ..extents.params() };
     recorder
         .run(&BACKWARD_STATS, params, &[y, lse, dy, &stats], Grid::elements(rows))
+        .half(y.is_half())
         .flops(2 * rows * extents.head_dim);
     stats
 }
@@ -327,6 +330,7 @@ fn backward(
     extents: Extents,
 ) {
     let Extents { num_heads, head_dim, .. } = extents;
+    let half = qkv.is_half();
     let (tokens, window_count) = (extents.tokens(), extents.window_count());
     let matrix = num_heads * tokens * tokens;
     // Two buffers of 16 MiB.
@@ -350,17 +354,20 @@ fn backward(
                 &[qkv, qkv_bias, position_bias, dy, stats, &p, &ds],
                 Grid::rows_of(count, num_heads),
             )
+            .half(half)
             .flops(4 * count * matrix * head_dim);
         let groups = count * tokens.div_ceil(span).div_ceil(blocks);
         let grid = Grid::rows_of(groups, num_heads);
         recorder
             .run(&BACKWARD_QUERIES, params, &[qkv, qkv_bias, &ds, dqkv], grid)
+            .half(half)
             .constant("WORKGROUP", 8.0 * blocks as f64)
             .constant("BLOCKS", blocks as f64)
             .constant("SPAN", span as f64)
             .flops(2 * count * matrix * head_dim);
         recorder
             .run(&BACKWARD_KEYS, params, &[qkv, qkv_bias, dy, &p, &ds, dqkv, dpadding], grid)
+            .half(half)
             .constant("WORKGROUP", 8.0 * blocks as f64)
             .constant("BLOCKS", blocks as f64)
             .constant("SPAN", span as f64)

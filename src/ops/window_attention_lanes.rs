@@ -4,7 +4,11 @@ use super::window_attention::Extents;
 use crate::Tensor;
 use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
 
-const SOURCES: &[Source] = &[source!("window_attention_lanes"), source!("lib/lanes")];
+const SOURCES: &[Source] = &[
+    source!("window_attention_lanes"),
+    source!("lib/lanes"),
+    source!("lib/pairs_f32", half "lib/pairs_f16"),
+];
 
 static PACK_BIAS: Kernel = kernel("pack_bias", &["position_bias", "packed_out"]);
 static FORWARD: Kernel = kernel("forward", &["qkv", "qkv_bias", "packed", "y", "lse"]);
@@ -101,6 +105,7 @@ pub(super) fn forward(
             &[qkv, qkv_bias, &packed, y, lse],
             Grid::rows_of(extents.window_count(), extents.num_heads),
         )
+        .half(qkv.is_half())
         .constant("HEAD", extents.head_dim as u32)
         .flops(4 * extents.pairs() * extents.head_dim);
 }
@@ -123,6 +128,7 @@ pub(super) fn backward(
             &[qkv, qkv_bias, &packed, stats, dy, dqkv, dpadding, &ds],
             Grid::rows_of(params.runs as usize, extents.num_heads),
         )
+        .half(qkv.is_half())
         .constant("HEAD", extents.head_dim as u32)
         .flops(10 * extents.pairs() * extents.head_dim);
     let grid = Grid::elements(extents.num_heads * extents.tokens().pow(2));
