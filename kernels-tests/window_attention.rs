@@ -107,7 +107,10 @@ fn windows_with_and_without_shift_and_padding() {
         (1, 1, 1, 3, 1),
     ] {
         let windows = Windows { size, shift };
-        check(Reference { batch, height, width, channels: 8, heads: 2, windows });
+        // Heads of 4 channels, and of 8, which kernels for eight lanes have.
+        for channels in [8, 16] {
+            check(Reference { batch, height, width, channels, heads: 2, windows });
+        }
     }
 }
 
