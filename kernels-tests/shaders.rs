@@ -94,8 +94,8 @@ fn every_kernel_translates_for_vulkan_metal_and_dx12() {
                 .unwrap_or_else(|e| panic!("{}: {e}", kernel.label()));
 
         let spv = naga::back::spv::Options {
-            // Subgroup operations came with SPIR-V 1.3, cooperative matrices need 1.6.
-            lang_version: if kernel.matrices { (1, 6) } else { (1, 3) },
+            // Subgroup operations came with SPIR-V 1.3.
+            lang_version: (1, 3),
             ..Default::default()
         };
         let pipeline = naga::back::spv::PipelineOptions {

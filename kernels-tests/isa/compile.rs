@@ -5,30 +5,49 @@ use std::ffi::{CStr, CString};
 use ash::{khr, vk};
 use naga::back::spv;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
-use semask_gpu::gpu::{Access, Dialect, Profile, Program};
+use semask_gpu::gpu::{Access, Dialect, Family, Profile, Program, Tuning, Variant};
 use semask_gpu::model::{Model, ModelConfig};
 use semask_gpu::train::recipe::Recipe;
 use semask_gpu::train::step::Step;
 
 use crate::{Report, Reports, assembly};
 
-/// All pipelines of SeMask-T at 512², batch 2, on a GPU like the driver's.
-fn programs(driver: &str) -> Vec<Program> {
+/// All pipelines of SeMask-T at 512², batch 2, on a GPU like the driver's; in mixed precision, too, if it has 16-bit
+/// numbers, and there with the matrix units of AMD's.
+fn programs(driver: &str, half: bool) -> Vec<Program> {
     // Only Apple's have subgroups of one size.
     let subgroup_size = (driver == "honeykrisp").then_some(32);
-    let profile = Profile { subgroup_size, ..Profile::default() };
-    let mut recipe = Recipe::preset("semask-t").expect("it comes with the program");
-    recipe.set_num_classes(ModelConfig::default().num_classes).expect("150 is fine");
-    let model = Model::new(&recipe.model).expect("the preset is consistent");
-    let training = Step::training(&recipe, &model, &profile, 2, [512, 512]).expect("it is wired");
-    let inference = Step::inference(&model, &profile, [512, 512]);
-    let mut programs = training.recorder.programs();
-    for program in inference.recorder.programs() {
-        if !programs.contains(&program) {
-            programs.push(program);
+    let profile = Profile { subgroup_size, half, ..Profile::default() };
+    let recipe = |sets: &[&str]| {
+        let mut recipe = Recipe::preset_with("semask-t", sets).expect("it comes with the program");
+        recipe.set_num_classes(ModelConfig::default().num_classes).expect("150 is fine");
+        recipe
+    };
+    let [full, mixed] = [recipe(&[]), recipe(&["train.precision=mixed"])];
+    let model = Model::new(&full.model).expect("the preset is consistent");
+    let training = |recipe: &Recipe, profile: &Profile| {
+        let step = Step::training(recipe, &model, profile, 2, [512, 512]);
+        step.expect("it is wired").recorder.programs()
+    };
+    let mut programs = training(&full, &profile);
+    programs.extend(Step::inference(&model, &profile, [512, 512]).recorder.programs());
+    if half {
+        programs.extend(training(&mixed, &profile));
+    }
+    if half && driver == "radv" {
+        // wgpu does not tell which of two sizes a subgroup has; the compiler takes this one.
+        let tuning = Tuning::default().with(Family::HalfProduct, Variant::Matrices);
+        let (subgroup_size, matrix, tuning) = (Some(64), Some(16), tuning.into());
+        let units = Profile { subgroup_size, matrix, tuning, ..profile };
+        programs.extend(training(&mixed, &units).into_iter().filter(|p| p.kernel.matrices));
+    }
+    let mut all: Vec<Program> = Vec::new();
+    for program in programs {
+        if !all.contains(&program) {
+            all.push(program);
         }
     }
-    programs
+    all
 }
 
 fn name(program: &Program) -> String {
@@ -82,7 +101,6 @@ fn spirv(program: &Program) -> (Vec<u32>, u32) {
 
 /// What the loaded driver says of all pipelines.
 pub(crate) fn all(driver: &str) -> Reports {
-    let programs = programs(driver);
     // SAFETY: Vulkan called as its specification wants: objects are made and used in order, by one thread,
     // and live until the process ends.
     #[allow(unsafe_code, reason = "wgpu does not tell what became of a pipeline")]
@@ -94,13 +112,43 @@ pub(crate) fn all(driver: &str) -> Reports {
         let physical = instance.enumerate_physical_devices().expect("devices")[0];
         let priorities = [1.0];
         let queues = [vk::DeviceQueueCreateInfo::default().queue_priorities(&priorities)];
-        let extensions = [khr::pipeline_executable_properties::NAME.as_ptr()];
+        let (mut storage, mut numbers) = Default::default();
+        let mut features = vk::PhysicalDeviceFeatures2::default()
+            .push_next::<vk::PhysicalDeviceVulkan11Features<'_>>(&mut storage)
+            .push_next::<vk::PhysicalDeviceVulkan12Features<'_>>(&mut numbers);
+        instance.get_physical_device_features2(physical, &mut features);
+        // What wgpu asks for.
+        let half = [
+            numbers.shader_float16,
+            storage.storage_buffer16_bit_access,
+            storage.uniform_and_storage_buffer16_bit_access,
+        ];
+        let half = half == [vk::TRUE; 3];
+        let programs = programs(driver, half);
+
+        let mut extensions = vec![khr::pipeline_executable_properties::NAME.as_ptr()];
+        let mut matrices = vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default();
+        if programs.iter().any(|program| program.kernel.matrices) {
+            extensions.push(khr::cooperative_matrix::NAME.as_ptr());
+            matrices = matrices.cooperative_matrix(true);
+        }
+        let mut storage = vk::PhysicalDeviceVulkan11Features::default()
+            .storage_buffer16_bit_access(half)
+            .uniform_and_storage_buffer16_bit_access(half);
+        let units = matrices.cooperative_matrix == vk::TRUE;
+        let mut numbers = vk::PhysicalDeviceVulkan12Features::default()
+            .shader_float16(half)
+            .vulkan_memory_model(units)
+            .vulkan_memory_model_device_scope(units);
         let mut executable = vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default()
             .pipeline_executable_info(true);
         let create = vk::DeviceCreateInfo::default()
             .queue_create_infos(&queues)
             .enabled_extension_names(&extensions)
+            .push_next(&mut storage)
+            .push_next(&mut numbers)
             .push_next(&mut executable);
+        let create = if units { create.push_next(&mut matrices) } else { create };
         let device = instance.create_device(physical, &create, None).expect("a device");
         let executables = khr::pipeline_executable_properties::Device::new(&instance, &device);
 
