@@ -254,7 +254,7 @@ fn learns_four_pictures(head: &str, iterations: usize, sets: &[&str]) {
 
 #[test]
 fn maskformer_learns_four_pictures() {
-    learns_four_pictures("maskformer", 150, &["loss.num_points=none"]);
+    learns_four_pictures("maskformer", 200, &["loss.num_points=none"]);
 }
 
 #[test]
