@@ -106,7 +106,13 @@ pub struct Spot {
 /// One after the other, tensors choose the lowest gap that is free during their life ("greedy by size",
 /// Pisarchyk & Lee 2020, <https://arxiv.org/abs/2001.03288>). Of several orders and sizes that buffers may grow
 /// to, those that take least win: within 1 % of the lower bound on our models.
-pub fn assign_slots(lifetimes: &[Lifetime], apart: &[Vec<usize>]) -> (Vec<Spot>, Vec<u64>) {
+///
+/// No buffer that several tensors share is larger than `most` bytes.
+pub fn assign_slots(
+    lifetimes: &[Lifetime],
+    apart: &[Vec<usize>],
+    most: u64,
+) -> (Vec<Spot>, Vec<u64>) {
     /// Of how much a long life counts beside the size: the power of its length.
     const WEIGHTS: [f64; 3] = [0.0, 0.05, 0.1];
     /// What a buffer may grow to for several tensors, in sixths of the largest tensor. Larger ones would leave
@@ -123,7 +129,9 @@ pub fn assign_slots(lifetimes: &[Lifetime], apart: &[Vec<usize>]) -> (Vec<Spot>,
         order.sort_by(|i, j| rank(j).partial_cmp(&rank(i)).expect("no NaN"));
         order
     });
-    let tries = orders.iter().flat_map(|order| SIXTHS.map(|sixths| (order, sixths * largest / 6)));
+    let tries = orders
+        .iter()
+        .flat_map(|order| SIXTHS.map(|sixths| (order, most.min(sixths * largest / 6))));
     let assignments = tries.map(|(order, limit)| assign_in_order(lifetimes, apart, order, limit));
     assignments.min_by_key(|(_, sizes)| sizes.iter().sum::<u64>()).expect("several")
 }
@@ -209,7 +217,11 @@ mod tests {
                     apart[j].push(i);
                 }
             }
-            let (spots, sizes) = assign_slots(&lives, &apart);
+            let most = [3000, u64::MAX][rng.below(2)];
+            let (spots, sizes) = assign_slots(&lives, &apart, most);
+            let aligned = |life: &Lifetime| life.size.next_multiple_of(ALIGNMENT);
+            let largest = lives.iter().map(aligned).max().unwrap();
+            assert!(sizes.iter().all(|size| *size <= most.max(largest)), "{sizes:?}, {most}");
             for (i, (a, at)) in lives.iter().zip(&spots).enumerate() {
                 assert!(at.offset + a.size <= sizes[at.slot]);
                 assert!(at.offset.is_multiple_of(ALIGNMENT));
@@ -233,14 +245,14 @@ mod tests {
         let lives: Vec<_> = (0..9).map(|i| Lifetime { first: i, last: i + 1, size: 512 }).collect();
         let neighbours = |i: usize| [i.wrapping_sub(1), i + 1].into_iter().filter(|&j| j < 9);
         let apart: Vec<Vec<usize>> = (0..9).map(|i| neighbours(i).collect()).collect();
-        assert_eq!(assign_slots(&lives, &apart).1, [512, 512]);
+        assert_eq!(assign_slots(&lives, &apart, u64::MAX).1, [512, 512]);
     }
 
     #[test]
     fn a_large_buffer_is_shared_by_small_tensors_later() {
         let life = |first, last, size| Lifetime { first, last, size };
         let lives = [life(0, 1, 2048), life(2, 3, 1024), life(2, 4, 768), life(3, 4, 256)];
-        let (spots, sizes) = assign_slots(&lives, &vec![Vec::new(); 4]);
+        let (spots, sizes) = assign_slots(&lives, &vec![Vec::new(); 4], u64::MAX);
         assert_eq!(sizes, [2048]);
         assert!(spots.iter().all(|spot| spot.slot == 0));
     }

@@ -210,7 +210,7 @@ impl Layout {
         }
         apart.resize(lifetimes.len(), Vec::new());
         let (spots, sizes) = if share {
-            assign_slots(&lifetimes, &apart)
+            assign_slots(&lifetimes, &apart, recorder.profile().max_buffer)
         } else {
             let own = (0..lifetimes.len()).map(|slot| Spot { slot, offset: 0 });
             (own.collect(), lifetimes.iter().map(|l| l.size).collect())
