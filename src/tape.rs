@@ -105,8 +105,7 @@ impl Tape {
 
     /// A tensor for a kernel to write to, of 16 bits in mixed precision.
     pub(crate) fn empty_operand(&self, shape: impl Into<Shape>) -> Tensor {
-        let y = self.recorder.empty(shape);
-        if self.mixed { y.half() } else { y }
+        self.recorder.empty_as(shape, self.mixed)
     }
 
     /// `x`, of 16 bits in mixed precision, for a kernel to read. Not recorded: `x` stays the input of the op.

@@ -164,9 +164,10 @@ impl Recorder {
         Tensor::planned(shape.into())
     }
 
-    /// The same with elements of 16 bits.
-    pub(crate) fn empty_half(&self, shape: impl Into<Shape>) -> Tensor {
-        Tensor::planned(shape.into()).half()
+    /// The same, with elements of 16 bits if `half`.
+    pub(crate) fn empty_as(&self, shape: impl Into<Shape>, half: bool) -> Tensor {
+        let tensor = self.empty(shape);
+        if half { tensor.half() } else { tensor }
     }
 
     /// Appends one dispatch. `tensors` are in the order of [`Kernel::bindings`].

@@ -70,8 +70,8 @@ fn lines(Extents { batch, height, width, .. }: Extents) -> usize {
 /// `x`, `[B, H, W, inputs]`, with zeros around each map.
 pub(super) fn pad(recorder: &mut Recorder, x: &Tensor, extents: Extents) -> Tensor {
     let lines = lines(extents);
-    let padded = recorder.empty([lines, extents.width + 2, rounded(extents.inputs)]);
-    let padded = if x.is_half() { padded.half() } else { padded };
+    let shape = [lines, extents.width + 2, rounded(extents.inputs)];
+    let padded = recorder.empty_as(shape, x.is_half());
     let dispatch = recorder.run(&PAD, Params::new(extents), &[x, &padded], Grid::rows(lines));
     dispatch.half(x.is_half());
     padded

@@ -118,7 +118,7 @@ pub fn sum_of(recorder: &mut Recorder, x: &Tensor, other: &Tensor) -> Tensor {
 
 /// `x` with elements of 16 bits, not recorded on a tape. What is beyond their range becomes infinite.
 pub(crate) fn narrowed(recorder: &mut Recorder, x: &Tensor) -> Tensor {
-    let y = recorder.empty_half(x.shape().clone());
+    let y = recorder.empty_as(x.shape().clone(), true);
     run(recorder, &NARROWED, Params::new(x, 0.0), &[x, &y], 0);
     y
 }
@@ -228,10 +228,7 @@ fn backward(
     dy: &Tensor,
     flops: usize,
 ) -> Tensor {
-    let mut dx = recorder.empty(x.shape().clone());
-    if x.is_half() {
-        dx = dx.half();
-    }
+    let dx = recorder.empty_as(x.shape().clone(), x.is_half());
     run(recorder, kernel, Params::new(x, 0.0), &[x, dy, &dx], flops);
     dx
 }

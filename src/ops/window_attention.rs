@@ -260,8 +260,7 @@ pub fn window_attention(
     let extents = Extents::new(qkv, qkv_bias, position_bias, windows);
     let Extents { batch, height, width, num_heads, .. } = extents;
     let recorder = tape.recorder();
-    let y = recorder.empty([batch, height, width, extents.channels()]);
-    let y = if qkv.is_half() { y.half() } else { y };
+    let y = recorder.empty_as([batch, height, width, extents.channels()], qkv.is_half());
     let lse = recorder.empty([batch * height * width, num_heads]);
     let variant = extents.decide(recorder, |recorder, variant| {
         let lanes = variant == Variant::Lanes && window_attention_lanes::suit(recorder, extents);
