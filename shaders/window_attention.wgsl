@@ -53,8 +53,6 @@ struct Params {
 @group(0) @binding(16) var<storage, read_write> stats_out: array<vec2<f32>>;   // [T, heads]
 
 const PADDING: u32 = 0xffffffffu;
-const MASKED: f32 = -100.0;
-const LOWEST: f32 = -3.4028235e38;
 
 // A place in the rolled and padded map.
 struct Place {
@@ -62,42 +60,14 @@ struct Place {
     region: u32,  // tokens of different regions are not neighbours in the picture
 }
 
-struct Window {
-    batch: u32,
-    y: u32,  // of its first token
-    x: u32,
-}
-
-fn window_of(index: u32) -> Window {
-    let per_image = params.windows_y * params.windows_x;
-    let within = index % per_image;
-    var window: Window;
-    window.batch = index / per_image;
-    window.y = within / params.windows_x * params.window_size;
-    window.x = within % params.windows_x * params.window_size;
-    return window;
-}
-
 fn place_of(window: Window, ty: u32, tx: u32) -> Place {
-    let py = window.y + ty;
-    let px = window.x + tx;
-    let padded_height = params.windows_y * params.window_size;
-    let padded_width = params.windows_x * params.window_size;
-    let rolled_y = py + params.shift;
-    let rolled_x = px + params.shift;
-    let sy = select(rolled_y, rolled_y - padded_height, rolled_y >= padded_height);
-    let sx = select(rolled_x, rolled_x - padded_width, rolled_x >= padded_width);
+    let y = unrolled(window.y + ty, padded_height());
+    let x = unrolled(window.x + tx, padded_width());
+    let inside = y < params.height && x < params.width;
     var place: Place;
-    let inside = sy < params.height && sx < params.width;
-    place.token = select(PADDING, (window.batch * params.height + sy) * params.width + sx, inside);
-    place.region = band(py, padded_height) * 3u + band(px, padded_width);
+    place.token = select(PADDING, (window.batch * params.height + y) * params.width + x, inside);
+    place.region = region_of(window, ty, tx);
     return place;
-}
-
-// 0, 1 or 2: before the last window, in it, and what the shift moved in from the other side.
-fn band(position: u32, size: u32) -> u32 {
-    let shifted = select(0u, 1u, params.shift > 0u);
-    return shifted * (u32(position + params.window_size >= size) + u32(position + params.shift >= size));
 }
 
 // Vector i of the query (part 0), key (1) or value (2) of a token.
@@ -399,16 +369,7 @@ fn store_key(window: Window, key: u32, head: u32, vector: u32, dk: vec4<f32>, dv
         dqkv[row + 2u * params.channel_vectors + at] = dv;
         return;
     }
-    // Padding to the right of the picture first, then the rows below it.
-    let padded_height = params.windows_y * params.window_size;
-    let padded_width = params.windows_x * params.window_size;
-    let y = (window.y + ty + params.shift) % padded_height;
-    let x = (window.x + tx + params.shift) % padded_width;
-    let beside = padded_width - params.width;
-    let right = y * beside + x - params.width;
-    let below = params.height * beside + (y - params.height) * padded_width + x;
-    let per_image = padded_height * padded_width - params.height * params.width;
-    let row = (window.batch * per_image + select(below, right, y < params.height)) * 3u * params.channel_vectors;
+    let row = padding_row(window, ty, tx) * 3u * params.channel_vectors;
     dpadding[row + at] = vec4(0.0);
     dpadding[row + params.channel_vectors + at] = dk;
     dpadding[row + 2u * params.channel_vectors + at] = dv;

@@ -53,9 +53,6 @@ struct Params {
 @group(0) @binding(13) var<storage, read> ds: array<f32>;                // [runs, heads, K, tiles, 8, 8]
 @group(0) @binding(14) var<storage, read_write> dbias: array<f32>;       // [heads, key, query]
 
-const MASKED: f32 = -100.0;
-const LOWEST: f32 = -3.4028235e38;
-
 // ---- pack_bias: position_bias -> packed_out ------------------------------------------------------
 // One workgroup per head and row of keys. Keys that are none are as unlikely as can be.
 
@@ -294,7 +291,7 @@ fn store_key(
     let pairs = params.channel_pairs;
     let at = head * (HEAD / 2u);
     if place.padding {
-        let to_k = (padding_row(window, index) * 3u + 1u) * pairs + at;
+        let to_k = (padding_row(window, index / params.window_size, index % params.window_size) * 3u + 1u) * pairs + at;
         for (var i = 0u; i < HEAD / 2u; i++) {
             var k = vec2((*dk).channels[2u * i], (*dk).channels[2u * i + 1u]);
             var v = vec2((*dv).channels[2u * i], (*dv).channels[2u * i + 1u]);
@@ -319,19 +316,6 @@ fn store_key(
             dqkv[to_k + pairs + i] = pair_of(v);
         }
     }
-}
-
-// Padding to the right of the picture first, then the rows below it.
-fn padding_row(window: Window, index: u32) -> u32 {
-    let padded_height = params.windows_y * params.window_size;
-    let padded_width = params.windows_x * params.window_size;
-    let y = (window.y + index / params.window_size + params.shift) % padded_height;
-    let x = (window.x + index % params.window_size + params.shift) % padded_width;
-    let beside = padded_width - params.width;
-    let right = y * beside + x - params.width;
-    let below = params.height * beside + (y - params.height) * padded_width + x;
-    let per_image = padded_height * padded_width - params.height * params.width;
-    return window.batch * per_image + select(below, right, y < params.height);
 }
 
 // ---- unpack_bias: ds -> dbias --------------------------------------------------------------------
@@ -380,27 +364,17 @@ fn packed_pair(row: u32, tile: u32, lane: u32) -> u32 {
     return ((row * tiles_of_queries() + tile) * 8u + lane) * 4u;
 }
 
-struct Window {
-    batch: u32,
-    y: u32,        // of its first token in the rolled and padded map
-    x: u32,
-    padded: bool,  // whether it may have tokens that are only padding
-    split: bool,   // whether it may have tokens of different regions
+// Whether a window may have tokens that are only padding.
+fn has_padding(window: Window) -> bool {
+    let reach = params.window_size + params.shift;
+    return window.y + reach > params.height || window.x + reach > params.width;
 }
 
-fn window_of(index: u32) -> Window {
-    let per_image = params.windows_y * params.windows_x;
-    let within = index % per_image;
-    let wy = within / params.windows_x;
-    let wx = within % params.windows_x;
-    var window: Window;
-    window.batch = index / per_image;
-    window.y = wy * params.window_size;
-    window.x = wx * params.window_size;
-    let reach = params.window_size + params.shift;
-    window.padded = window.y + reach > params.height || window.x + reach > params.width;
-    window.split = params.shift > 0u && (wy + 1u == params.windows_y || wx + 1u == params.windows_x);
-    return window;
+// Whether a window may have tokens of different regions.
+fn has_regions(window: Window) -> bool {
+    let last_y = window.y + params.window_size == padded_height();
+    let last_x = window.x + params.window_size == padded_width();
+    return params.shift > 0u && (last_y || last_x);
 }
 
 // A place in the rolled and padded map.
@@ -413,25 +387,15 @@ struct Place {
 fn place_of(window: Window, index: u32) -> Place {
     // There are no vectors of whole numbers that divide.
     let ty = u32((f32(index) + 0.5) / f32(params.window_size));
-    let py = window.y + ty;
-    let px = window.x + index - ty * params.window_size;
-    let padded_height = params.windows_y * params.window_size;
-    let padded_width = params.windows_x * params.window_size;
-    let rolled_y = py + params.shift;
-    let rolled_x = px + params.shift;
-    let sy = select(rolled_y, rolled_y - padded_height, rolled_y >= padded_height);
-    let sx = select(rolled_x, rolled_x - padded_width, rolled_x >= padded_width);
-    let row = window.batch * params.height + min(sy, params.height - 1u);
+    let tx = index - ty * params.window_size;
+    let y = unrolled(window.y + ty, padded_height());
+    let x = unrolled(window.x + tx, padded_width());
+    let row = window.batch * params.height + min(y, params.height - 1u);
     var place: Place;
-    place.token = row * params.width + min(sx, params.width - 1u);
-    place.region = band(py, padded_height) * 3u + band(px, padded_width);
-    place.padding = sy >= params.height || sx >= params.width;
+    place.token = row * params.width + min(x, params.width - 1u);
+    place.region = region_of(window, ty, tx);
+    place.padding = y >= params.height || x >= params.width;
     return place;
-}
-
-// 0, 1 or 2: before the last window, in it, and what the shift moved in from the other side.
-fn band(position: u32, size: u32) -> u32 {
-    return u32(position + params.window_size >= size) + u32(position + params.shift >= size);
 }
 
 // The key that a lane knows of; beyond the last one of a tile or window, the last one.
@@ -498,7 +462,7 @@ fn load_keys(k: ptr<function, Key>, v: ptr<function, Key>, window: Window, place
         (*v).channels[2u * i] = pair_v.x;
         (*v).channels[2u * i + 1u] = pair_v.y;
     }
-    if window.padded {
+    if has_padding(window) {
         for (var i = 0u; i < HEAD / 2u; i++) {
             let pair_k = floats(qkv_bias[at_k + i]);
             (*k).channels[2u * i] = select((*k).channels[2u * i], pair_k.x, place.padding);
@@ -546,7 +510,7 @@ fn add_bias(s: ptr<function, Scores>, queries: ptr<function, Queries>, window: W
             }
         }
     }
-    if window.split {
+    if has_regions(window) {
         for (var r = 0u; r < KEYS; r++) {
             let region = subgroupShuffle(place.region, r);
             for (var j = 0u; j < QUERIES; j++) {

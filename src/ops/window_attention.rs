@@ -43,10 +43,30 @@ pub(super) const KERNELS: &[&Kernel] = &[
 ];
 
 const SOURCES: [&[Source]; 4] = [
-    &[source!("window_attention"), source!("lib/head8"), source!("lib/f32", half "lib/f16")],
-    &[source!("window_attention"), source!("lib/head16"), source!("lib/f32", half "lib/f16")],
-    &[source!("window_attention"), source!("lib/head32"), source!("lib/f32", half "lib/f16")],
-    &[source!("window_attention"), source!("lib/head64"), source!("lib/f32", half "lib/f16")],
+    &[
+        source!("window_attention"),
+        source!("lib/windows"),
+        source!("lib/head8"),
+        source!("lib/f32", half "lib/f16"),
+    ],
+    &[
+        source!("window_attention"),
+        source!("lib/windows"),
+        source!("lib/head16"),
+        source!("lib/f32", half "lib/f16"),
+    ],
+    &[
+        source!("window_attention"),
+        source!("lib/windows"),
+        source!("lib/head32"),
+        source!("lib/f32", half "lib/f16"),
+    ],
+    &[
+        source!("window_attention"),
+        source!("lib/windows"),
+        source!("lib/head64"),
+        source!("lib/f32", half "lib/f16"),
+    ],
 ];
 
 const fn kernel(

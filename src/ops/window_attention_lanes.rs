@@ -6,6 +6,7 @@ use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
 
 const SOURCES: &[Source] = &[
     source!("window_attention_lanes"),
+    source!("lib/windows"),
     source!("lib/lanes"),
     source!("lib/pairs_f32", half "lib/pairs_f16"),
 ];
