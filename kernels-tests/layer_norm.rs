@@ -1,6 +1,7 @@
-use semask_gpu::ops;
+use semask_gpu::gpu::{Profile, Recorder};
+use semask_gpu::{Tape, Tensor, ops};
 
-use crate::support::{F32, Tolerance, check_op};
+use crate::support::{F32, Tolerance, check_op, normal_cdf};
 
 const EPS: f64 = 1e-5;
 
@@ -48,4 +49,104 @@ fn rows_around_a_part_and_beyond_65_535() {
     // Sums over that many rows; and among so many rows of three some are nearly constant, where
     // 1 / std magnifies the rounding of x - mean.
     check(&[65_543, 3], Tolerance { forward: 2e-5, backward: 1e-3 });
+}
+
+/// Rows, inputs, outputs: products of whole tiles, which take the norm while they read; with a tile that is moved back;
+/// whose gradients read single numbers; and products that take no norm.
+const PRODUCTS: [(usize, usize, usize); 6] =
+    [(64, 64, 64), (132, 80, 100), (70, 64, 66), (67, 96, 64), (70, 68, 64), (9, 16, 24)];
+
+/// The layer norm of `inputs[0]`, times the transpose of `inputs[3]`.
+fn product_of_norm(inputs: &[Vec<f64>], channels: usize) -> Vec<f64> {
+    let y = reference(&inputs[..3]);
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum();
+    let row = |y| inputs[3].chunks(channels).map(move |weight| dot(y, weight));
+    y.chunks(channels).flat_map(row).collect()
+}
+
+#[test]
+fn linear_layers_take_the_norm_of_what_they_read() {
+    // Gradients of the norm's weight are sums over rows of sums over outputs.
+    let tolerance = Tolerance { forward: 1e-5, backward: 4e-5 };
+    for (rows, channels, outputs) in PRODUCTS {
+        let shapes = [
+            vec![rows, channels],
+            vec![channels],
+            vec![channels],
+            vec![outputs, channels],
+            vec![outputs],
+        ];
+        let shapes: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
+        let norm = |tape: &mut Tape, x: &[Tensor]| {
+            ops::layer_norm_operand(tape, &x[0], &x[1], &x[2], EPS as f32)
+        };
+        let biased = |x: &[Vec<f64>]| -> Vec<f64> {
+            let y = product_of_norm(x, channels);
+            y.iter().enumerate().map(|(at, y)| y + x[4][at % outputs]).collect()
+        };
+        check_op(
+            &shapes[..4],
+            tolerance,
+            |tape, x| {
+                let y = norm(tape, x);
+                ops::linear(tape, &y, &x[3], None)
+            },
+            |x| product_of_norm(x, channels),
+        );
+        check_op(
+            &shapes,
+            tolerance,
+            |tape, x| {
+                let y = norm(tape, x);
+                ops::linear_operand(tape, &y, &x[3], &x[4])
+            },
+            biased,
+        );
+        check_op(
+            &shapes,
+            tolerance,
+            |tape, x| {
+                let y = norm(tape, x);
+                ops::linear_gelu(tape, &y, &x[3], &x[4])
+            },
+            |x| biased(x).into_iter().map(|v| v * normal_cdf(v)).collect(),
+        );
+        check_op(
+            &[&shapes[..], &[&[rows, outputs]]].concat(),
+            tolerance,
+            |tape, x| {
+                let y = norm(tape, x);
+                ops::linear_residual(tape, &y, &x[3], &x[4], &x[5], None)
+            },
+            |x| biased(x).iter().zip(&x[5]).map(|(y, residual)| y + residual).collect(),
+        );
+    }
+}
+
+#[test]
+fn what_products_take_is_not_made() {
+    let kernels = |recorder: &Recorder| -> Vec<String> {
+        recorder.programs().iter().map(|program| program.kernel.label()).collect()
+    };
+    let record = |rows: usize, read_too: bool| {
+        let leaf = |shape: &[usize]| Tensor::pinned("leaf", shape).tracked();
+        let (x, weight, bias) = (leaf(&[rows, 64]), leaf(&[64]), leaf(&[64]));
+        let mut tape = Tape::training(&Profile::default());
+        let y = ops::layer_norm_operand(&mut tape, &x, &weight, &bias, 1e-5);
+        if read_too {
+            ops::relu(&mut tape, &y);
+        }
+        let z = ops::linear(&mut tape, &y, &leaf(&[64, 64]), None);
+        let seed = ops::fill(tape.recorder(), [rows, 64], 1.0);
+        kernels(&tape.backward_from(&[(&z, seed)]).0)
+    };
+    let has = |found: &[String], kernel: &str| found.iter().any(|label| label == kernel);
+    // The default profile is that of a GPU.
+    let fused = record(64, false);
+    assert!(has(&fused, "matmul_tiled.product norm of a"), "{fused:?}");
+    assert!(has(&fused, "matmul_tiled.product norm of b"), "{fused:?}");
+    assert!(!has(&fused, "layer_norm.apply"), "{fused:?}");
+    // Another reader needs it, and so does a product that does not take it.
+    assert!(has(&record(64, true), "layer_norm.apply"));
+    assert!(has(&record(63, false), "layer_norm.apply"));
 }

@@ -27,14 +27,13 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<Real>;                         // [B, H, W, I]
 @group(0) @binding(2) var<storage, read> weight: array<Real>;                    // strides of Params
-@group(0) @binding(3) var<storage, read> padded: array<Real>;                    // [lines, W + 2, C of I]
-@group(0) @binding(4) var<storage, read> strips: array<vec4<f32>>;               // [O / TILE, 9 C of I, TILE]
-@group(0) @binding(5) var<storage, read> padded_x: array<vec4<Real>>;            // [lines, W + 2, C of I]
-@group(0) @binding(6) var<storage, read> padded_dy: array<vec4<Real>>;           // [lines, W + 2, C of O]
-@group(0) @binding(7) var<storage, read_write> padded_out: array<Real>;          // [lines, W + 2, C of I]
-@group(0) @binding(8) var<storage, read_write> strips_out: array<f32>;           // [O / TILE, 9 C of I, TILE]
-@group(0) @binding(9) var<storage, read_write> y: array<f32>;                    // [P, O]
-@group(0) @binding(10) var<storage, read_write> dweight: array<f32>;             // [splits, O, I, 3, 3]
+@group(0) @binding(3) var<storage, read> strips: array<vec4<f32>>;               // [O / TILE, 9 C of I, TILE]
+@group(0) @binding(4) var<storage, read> padded_x: array<vec4<Real>>;            // [lines, W + 2, C of I]
+@group(0) @binding(5) var<storage, read> padded_dy: array<vec4<Real>>;           // [lines, W + 2, C of O]
+@group(0) @binding(6) var<storage, read_write> padded_out: array<Real>;          // [lines, W + 2, C of I]
+@group(0) @binding(7) var<storage, read_write> strips_out: array<f32>;           // [O / TILE, 9 C of I, TILE]
+@group(0) @binding(8) var<storage, read_write> y: array<f32>;                    // [P, O]
+@group(0) @binding(9) var<storage, read_write> dweight: array<f32>;             // [splits, O, I, 3, 3]
 
 // Channels of a padded map.
 fn rounded(channels: u32) -> u32 {
@@ -98,7 +97,7 @@ fn pack_weight(
     }
 }
 
-// ---- forward: padded, strips -> y ----------------------------------------------------------------
+// ---- forward: padded_x, strips -> y ----------------------------------------------------------------
 
 @compute @workgroup_size(64)
 fn forward(
@@ -112,13 +111,14 @@ fn forward(
     let first = id / strips_count * TILE;
     let strip = id % strips_count;
     let channels = rounded(params.inputs);
-    let share_a = share(lane, true);
-    let share_b = share(lane, false);
-    // An invocation fills the tile of x for 16 pixels, always the same.
-    var corners: array<u32, 16>;
-    for (var i = 0u; i < 16u; i++) {
-        let pixel = first + 4u * share_a.four + i / 4u * 16u + i % 4u;
-        corners[i] = corner(min(pixel, pixels - 1u)) * channels + share_a.k;
+    let share_a = share(0u, lane, true);
+    let share_b = share(TILE_B, lane, false);
+    let sums_at = corner_of(lane);
+    // An invocation fills the tile of x for four pixels, always the same.
+    var corners: array<u32, 4>;
+    for (var i = 0u; i < 4u; i++) {
+        let pixel = first + 4u * share_a.four + i;
+        corners[i] = (corner(min(pixel, pixels - 1u)) * channels + share_a.k) / 4u;
     }
     var from_strip = (strip * 9u * channels + share_b.k) * (TILE / 4u) + share_b.four;
 
@@ -126,18 +126,20 @@ fn forward(
     for (var tap = 0u; tap < 9u; tap++) {
         let from_corner = (tap / 3u * (params.width + 2u) + tap % 3u) * channels;
         for (var input = 0u; input < channels; input += DEPTH) {
-            let shift = from_corner + input;
-            for (var i = 0u; i < 4u; i++) {
-                tile_a[share_a.to + i * share_a.step] = vec4(
-                    f32(padded[corners[4u * i] + shift]),
-                    f32(padded[corners[4u * i + 1u] + shift]),
-                    f32(padded[corners[4u * i + 2u] + shift]),
-                    f32(padded[corners[4u * i + 3u] + shift]));
-                tile_b[share_b.to + i * share_b.step] = strips[from_strip + i * TILE];
-            }
+            let shift = (from_corner + input) / 4u;
+            put(share_a, mat4x4<f32>(
+                vec4<f32>(padded_x[corners[0] + shift]),
+                vec4<f32>(padded_x[corners[1] + shift]),
+                vec4<f32>(padded_x[corners[2] + shift]),
+                vec4<f32>(padded_x[corners[3] + shift])));
+            put(share_b, mat4x4<f32>(
+                strips[from_strip],
+                strips[from_strip + TILE],
+                strips[from_strip + 2u * TILE],
+                strips[from_strip + 3u * TILE]));
             from_strip += DEPTH * TILE / 4u;
             workgroupBarrier();
-            multiply_tiles(&sums, lane);
+            multiply_tiles(&sums, sums_at);
             workgroupBarrier();
         }
     }
@@ -180,20 +182,29 @@ fn backward_weight(
     let end = min(start + per_split, count);
 
     // Beyond the last vector of channels: the last, whose sums are not stored.
-    let share = share(lane, false);
+    let share_dy = share(0u, lane, false);
+    let share_x = share(TILE_B, lane, false);
+    let sums_at = corner_of(lane);
     let vectors_dy = rounded(params.outputs) / 4u;
     let vectors_x = rounded(params.inputs) / 4u;
-    let from_dy = (line + 1u + share.k) * vectors_dy + min(first / 4u + share.four, vectors_dy - 1u);
-    let from_x = (tap / 3u * line + tap % 3u + share.k) * vectors_x + min(col / 4u + share.four, vectors_x - 1u);
+    let from_dy = (line + 1u + share_dy.k) * vectors_dy + min(first / 4u + share_dy.four, vectors_dy - 1u);
+    let from_x = (tap / 3u * line + tap % 3u + share_x.k) * vectors_x + min(col / 4u + share_x.four, vectors_x - 1u);
     var sums: Sums;
     for (var pixel = start; pixel < end; pixel += DEPTH) {
-        for (var i = 0u; i < 4u; i++) {
-            let to = share.to + i * share.step;
-            tile_a[to] = vec4<f32>(padded_dy[from_dy + (pixel + 4u * i) * vectors_dy]);
-            tile_b[to] = vec4<f32>(padded_x[from_x + (pixel + 4u * i) * vectors_x]);
-        }
+        let at_dy = from_dy + pixel * vectors_dy;
+        let at_x = from_x + pixel * vectors_x;
+        put(share_dy, mat4x4<f32>(
+            vec4<f32>(padded_dy[at_dy]),
+            vec4<f32>(padded_dy[at_dy + 4u * vectors_dy]),
+            vec4<f32>(padded_dy[at_dy + 8u * vectors_dy]),
+            vec4<f32>(padded_dy[at_dy + 12u * vectors_dy])));
+        put(share_x, mat4x4<f32>(
+            vec4<f32>(padded_x[at_x]),
+            vec4<f32>(padded_x[at_x + 4u * vectors_x]),
+            vec4<f32>(padded_x[at_x + 8u * vectors_x]),
+            vec4<f32>(padded_x[at_x + 12u * vectors_x])));
         workgroupBarrier();
-        multiply_tiles(&sums, lane);
+        multiply_tiles(&sums, sums_at);
         workgroupBarrier();
     }
     for (var i = 0u; i < 16u; i++) {

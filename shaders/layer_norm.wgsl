@@ -40,6 +40,36 @@ fn forward(
         return;
     }
     let base = row * params.channels;
+    let of_row = row_stats(base, lane);
+    for (var c = lane; c < params.channels; c += WORKGROUP) {
+        y[base + c] = Real((x[base + c] - of_row.x) * of_row.y * weight[c] + bias[c]);
+    }
+    if lane == 0u {
+        stats[row] = of_row;
+    }
+}
+
+// ---- statistics: x -> stats ----------------------------------------------------------------------
+// The same without y, for products that take the norm while they read x.
+
+@compute @workgroup_size(WORKGROUP)
+fn statistics(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row = group.x + group.y * groups.x;
+    if row >= params.rows {
+        return;
+    }
+    let of_row = row_stats(row * params.channels, lane);
+    if lane == 0u {
+        stats[row] = of_row;
+    }
+}
+
+// Mean and 1 / deviation of the row that starts at base.
+fn row_stats(base: u32, lane: u32) -> vec2<f32> {
     let count = f32(params.channels);
     var sum = 0.0;
     for (var c = lane; c < params.channels; c += WORKGROUP) {
@@ -54,11 +84,25 @@ fn forward(
         squares += d * d;
     }
     let rstd = 1.0 / sqrt(workgroup_sum2(vec2(squares, 0.0), lane).x / count + params.eps);
-    for (var c = lane; c < params.channels; c += WORKGROUP) {
-        y[base + c] = Real((x[base + c] - mean) * rstd * weight[c] + bias[c]);
+    return vec2(mean, rstd);
+}
+
+// ---- apply: x, weight, bias, saved -> y ----------------------------------------------------------
+// What statistics has left to do. One workgroup per row.
+
+@compute @workgroup_size(WORKGROUP)
+fn apply(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row = group.x + group.y * groups.x;
+    if row >= params.rows {
+        return;
     }
-    if lane == 0u {
-        stats[row] = vec2(mean, rstd);
+    let base = row * params.channels;
+    for (var c = lane; c < params.channels; c += WORKGROUP) {
+        y[base + c] = Real((x[base + c] - saved[row].x) * saved[row].y * weight[c] + bias[c]);
     }
 }
 

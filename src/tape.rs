@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use crate::gpu::{Profile, Recorder};
-use crate::ops;
+use crate::ops::{self, Normed};
 use crate::tensor::TensorId;
 use crate::{Shape, Tensor};
 
@@ -27,6 +27,8 @@ pub struct Tape {
     heard: Option<Vec<(String, Tensor)>>,
     /// What the scope's last op made.
     last: Option<Tensor>,
+    /// Layer norms that linear layers can take while they read, by what they make.
+    normed: HashMap<TensorId, Normed>,
 }
 
 /// Turns the gradients of an op's outputs into gradients of its inputs.
@@ -70,6 +72,7 @@ impl Tape {
             forgetting: false,
             heard: None,
             last: None,
+            normed: HashMap::new(),
         }
     }
 
@@ -115,6 +118,21 @@ impl Tape {
         }
         let narrow = ops::narrowed(&mut self.recorder, x);
         if x.is_tracked() { narrow.tracked() } else { narrow }
+    }
+
+    /// Whether operands have 16 bits.
+    pub(crate) fn is_mixed(&self) -> bool {
+        self.mixed
+    }
+
+    /// Declares that `y` is the layer norm `norm`: who knows how need not read `y`.
+    pub(crate) fn set_norm(&mut self, y: &Tensor, norm: Normed) {
+        self.normed.insert(y.id(), norm);
+    }
+
+    /// What `y` is the layer norm of, if it was [declared](Self::set_norm).
+    pub(crate) fn norm_of(&self, y: &Tensor) -> Option<Normed> {
+        self.normed.get(&y.id()).cloned()
     }
 
     /// Keeps what each [`scope`](Self::scope) makes, for [`heard`](Self::heard).
@@ -255,7 +273,8 @@ impl Tape {
     }
 
     /// Ends the tape without running it backwards.
-    pub fn finish(self) -> Recorder {
+    pub fn finish(mut self) -> Recorder {
+        self.recorder.drop_spare();
         self.recorder
     }
 
@@ -274,6 +293,7 @@ impl Tape {
             grads.accumulate(&mut self.recorder, slot, Some(seed.clone()));
         }
         run_backwards(self.steps, &mut self.recorder, &mut grads);
+        self.recorder.drop_spare();
         (self.recorder, grads)
     }
 }

@@ -19,8 +19,11 @@ pub(crate) fn inner_loop(text: &str) -> Option<[usize; 2]> {
     let count = |&(start, end): &(usize, usize)| {
         let body = lines[start..=end].iter().filter(|line| label(line).is_none());
         // A dual instruction of AMD's is two.
-        let instructions: Vec<&str> = body.flat_map(|line| line.split("::")).collect();
-        [instructions.len(), instructions.iter().filter(|i| is_fma(i)).count()]
+        let instructions = body.flat_map(|line| line.split("::"));
+        instructions.fold([0, 0], |[all, fmas], instruction| {
+            let times = repetitions(instruction);
+            [all + times, fmas + if is_fma(instruction) { times } else { 0 }]
+        })
     };
     let counts = loops.iter().filter(innermost).map(count);
     counts.max_by_key(|[_, fmas]| *fmas).filter(|[_, fmas]| *fmas > 0)
@@ -40,6 +43,12 @@ fn goal(line: &str) -> Option<&str> {
         true => words.find(|word| word.starts_with("BB")),
         false => words.last()?.strip_prefix('#'),
     }
+}
+
+/// How often an instruction is done: Qualcomm's `(rpt1)` is twice.
+fn repetitions(instruction: &str) -> usize {
+    let digits = instruction.split_once("(rpt").and_then(|(_, rest)| rest.split_once(')'));
+    digits.and_then(|(digits, _)| digits.parse::<usize>().ok()).map_or(1, |more| more + 1)
 }
 
 fn is_fma(instruction: &str) -> bool {

@@ -212,6 +212,7 @@ pub(crate) fn all(driver: &str) -> Reports {
             report.inner_loop = texts.iter().find_map(|text| assembly::inner_loop(text));
             if let Ok(folder) = std::env::var("SEMASK_GPU_ISA_TEXT") {
                 let path = format!("{folder}/{driver}.{}.txt", name(program));
+                std::fs::create_dir_all(&folder).expect("the folder can be made");
                 std::fs::write(path, texts.join("\n")).expect("the folder can be written");
             }
             (name(program), report)

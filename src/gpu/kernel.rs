@@ -10,6 +10,8 @@ pub struct Kernel {
     pub file: &'static str,
     /// The entry point's name.
     pub entry: &'static str,
+    /// What tells it from others of that name, which are made of other [`sources`](Self::sources); mostly empty.
+    pub variant: &'static str,
     /// WGSL: the kernel's own file first, shared functions of `shaders/lib/` after it, so that
     /// line numbers in compiler messages are those of the file.
     pub sources: &'static [Source],
@@ -97,7 +99,8 @@ impl Kernel {
         params: &'static [Field],
         bindings: &'static [&'static str],
     ) -> Self {
-        Self { file, entry, sources, params, bindings, lanes: false, matrices: false }
+        let variant = "";
+        Self { file, entry, variant, sources, params, bindings, lanes: false, matrices: false }
     }
 
     /// The same for devices that have [`Profile::lanes`](super::Profile::lanes) only.
@@ -105,9 +108,11 @@ impl Kernel {
         Self { lanes: true, ..self }
     }
 
-    /// `file.entry`.
+    /// `file.entry`, and the variant if it has a name.
     pub fn label(&self) -> String {
-        format!("{}.{}", self.file, self.entry)
+        let Self { file, entry, variant, .. } = self;
+        let space = if variant.is_empty() { "" } else { " " };
+        format!("{file}.{entry}{space}{variant}")
     }
 
     /// The dialects that there are of it.

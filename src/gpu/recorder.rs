@@ -52,6 +52,7 @@ pub struct Dispatch {
     pub(super) tensors: Vec<Tensor>,
     pub(super) grid: Grid,
     pub(super) flops: u64,
+    pub(super) spare: bool,
     pub(super) scope: Arc<str>,
     /// Shapes that a variant was chosen for; see `decide`.
     pub(super) class: Option<Arc<str>>,
@@ -79,6 +80,12 @@ impl Dispatch {
     /// States the arithmetic, for estimates: a multiply-add is 2.
     pub fn flops(&mut self, flops: usize) -> &mut Self {
         self.flops = flops as u64;
+        self
+    }
+
+    /// Says that it need not run if nothing reads what it writes: the tape then leaves it out.
+    pub(crate) fn spare(&mut self) -> &mut Self {
+        self.spare = true;
         self
     }
 
@@ -195,6 +202,7 @@ impl Recorder {
             tensors: tensors.iter().copied().cloned().collect(),
             grid,
             flops: 0,
+            spare: false,
             scope: self.scope.clone(),
             class: self.class.clone(),
         });
@@ -229,9 +237,19 @@ impl Recorder {
 
     /// Drops those of some dispatches whose results no later dispatch reads.
     pub(crate) fn drop_unread(&mut self, range: Range<usize>) {
-        let mut read: HashSet<TensorId> = HashSet::new();
-        let mut unread: HashSet<usize> = HashSet::new();
-        for (i, dispatch) in self.dispatches.iter().enumerate().skip(range.start).rev() {
+        self.drop_unread_of(|at, _| range.contains(&at));
+    }
+
+    /// Drops those [`spare`](Dispatch::spare) dispatches whose results no later dispatch reads.
+    pub(crate) fn drop_spare(&mut self) {
+        self.drop_unread_of(|_, dispatch| dispatch.spare);
+    }
+
+    fn drop_unread_of(&mut self, may_go: impl Fn(usize, &Dispatch) -> bool) {
+        let on_host = self.host_steps.iter().flat_map(|step| &step.reads);
+        let mut read: HashSet<TensorId> = on_host.map(Tensor::id).collect();
+        let mut stays = vec![true; self.len()];
+        for (i, dispatch) in self.dispatches.iter().enumerate().rev() {
             let bindings = &dispatch.kernel.declarations()[1..];
             let bound = || dispatch.tensors.iter().zip(bindings);
             let needed = |tensor: &Tensor| {
@@ -239,18 +257,18 @@ impl Recorder {
                 !planned || self.aliases.contains_key(&tensor.id()) || read.contains(&tensor.id())
             };
             let mut written = bound().filter(|(_, binding)| binding.access == Access::Write);
-            if range.contains(&i) && !written.any(|(tensor, _)| needed(tensor)) {
-                unread.insert(i);
+            if may_go(i, dispatch) && !written.any(|(tensor, _)| needed(tensor)) {
+                stays[i] = false;
                 continue;
             }
             // What is written may be read, too: a kernel can add to it.
             read.extend(bound().map(|(tensor, _)| tensor.id()));
         }
-        let mut i = 0;
-        self.dispatches.retain(|_| {
-            i += 1;
-            !unread.contains(&(i - 1))
-        });
+        for step in &mut self.host_steps {
+            step.at = stays[..step.at].iter().filter(|stays| **stays).count();
+        }
+        let mut stays = stays.into_iter();
+        self.dispatches.retain(|_| stays.next().expect("one for each"));
     }
 
     /// What a plan compiles, each once.

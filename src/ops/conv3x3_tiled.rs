@@ -9,7 +9,7 @@ const SOURCES: &[Source] =
 
 static PAD: Kernel = kernel("pad", &["x", "padded_out"]);
 static PACK_WEIGHT: Kernel = kernel("pack_weight", &["weight", "strips_out"]);
-static FORWARD: Kernel = kernel("forward", &["padded", "strips", "y"]);
+static FORWARD: Kernel = kernel("forward", &["padded_x", "strips", "y"]);
 static BACKWARD_WEIGHT: Kernel = kernel("backward_weight", &["padded_dy", "padded_x", "dweight"]);
 pub(super) const KERNELS: &[&Kernel] = &[&PAD, &PACK_WEIGHT, &FORWARD, &BACKWARD_WEIGHT];
 

@@ -1,7 +1,7 @@
-//! Matrix products: `shaders/matmul_tiled.wgsl` for GPUs, `shaders/matmul_packed.wgsl` for CPU drivers; see
-//! `matmul_lanes` for those with subgroups of eight, `matmul_matrix` for GPUs with matrix units.
+//! Matrix products, and `shaders/matmul_packed.wgsl` for CPU drivers; see `matmul_lanes` for those with subgroups of
+//! eight, `matmul_tiled` for GPUs, `matmul_matrix` for GPUs with matrix units.
 
-use super::{elementwise, matmul_lanes, matmul_matrix, reduce};
+use super::{Normed, elementwise, matmul_lanes, matmul_matrix, matmul_tiled, reduce};
 use crate::gpu::{
     Dispatch, Family, Field, Grid, Kernel, Params as _, Recorder, Source, Variant, params, source,
 };
@@ -13,31 +13,12 @@ const PACKED_SOURCES: &[Source] = &[
     source!("lib/gelu"),
     source!("lib/f32", half "lib/f16"),
 ];
-const TILED_SOURCES: &[Source] = &[
-    source!("matmul_tiled"),
-    source!("lib/tiles"),
-    source!("lib/epilogue"),
-    source!("lib/gelu"),
-    source!("lib/f32", half "lib/f16"),
-];
 
 static PACK: Kernel =
     Kernel::new("matmul_packed", "pack", PACKED_SOURCES, Params::FIELDS, &["source", "strips"]);
 static PACKED: Kernels = Kernels::new("matmul_packed", PACKED_SOURCES, Params::FIELDS);
-static TILED: Kernels = Kernels::new("matmul_tiled", TILED_SOURCES, Params::FIELDS);
-pub(super) const KERNELS: &[&Kernel] = &[
-    &PACK,
-    &PACKED.plain,
-    &PACKED.bias,
-    &PACKED.operand,
-    &PACKED.gelu,
-    &PACKED.residual,
-    &TILED.plain,
-    &TILED.bias,
-    &TILED.operand,
-    &TILED.gelu,
-    &TILED.residual,
-];
+pub(super) const KERNELS: &[&Kernel] =
+    &[&PACK, &PACKED.plain, &PACKED.bias, &PACKED.operand, &PACKED.gelu, &PACKED.residual];
 
 /// A kernel for each [`Epilogue`].
 pub(super) struct Kernels {
@@ -56,16 +37,55 @@ impl Kernels {
         sources: &'static [Source],
         params: &'static [Field],
     ) -> Self {
-        const OPERAND: &[&str] = &["a", "b", "bias", "activation"];
-        const GELU: &[&str] = &["a", "b", "bias", "activation", "preactivation"];
-        const RESIDUAL: &[&str] = &["a", "b", "bias", "residual", "keep", "c"];
+        let bound: [&[&str]; 5] = [
+            &["a", "b", "c"],
+            &["a", "b", "bias", "c"],
+            &["a", "b", "bias", "activation"],
+            &["a", "b", "bias", "activation", "preactivation"],
+            &["a", "b", "bias", "residual", "keep", "c"],
+        ];
+        Self::binding(file, sources, params, bound)
+    }
+
+    /// Those that take the layer norm of a side.
+    pub(super) const fn normed(
+        file: &'static str,
+        sources: &'static [Source],
+        params: &'static [Field],
+    ) -> Self {
+        let bound: [&[&str]; 5] = [
+            &["a", "b", "c", "stats", "norm_weight", "norm_bias"],
+            &["a", "b", "bias", "c", "stats", "norm_weight", "norm_bias"],
+            &["a", "b", "bias", "activation", "stats", "norm_weight", "norm_bias"],
+            &["a", "b", "bias", "activation", "preactivation", "stats", "norm_weight", "norm_bias"],
+            &["a", "b", "bias", "residual", "keep", "c", "stats", "norm_weight", "norm_bias"],
+        ];
+        Self::binding(file, sources, params, bound)
+    }
+
+    const fn binding(
+        file: &'static str,
+        sources: &'static [Source],
+        params: &'static [Field],
+        [plain, bias, operand, gelu, residual]: [&'static [&'static str]; 5],
+    ) -> Self {
         Self {
-            plain: Kernel::new(file, "product", sources, params, &["a", "b", "c"]),
-            bias: Kernel::new(file, "product_bias", sources, params, &["a", "b", "bias", "c"]),
-            operand: Kernel::new(file, "product_operand", sources, params, OPERAND),
-            gelu: Kernel::new(file, "product_gelu", sources, params, GELU),
-            residual: Kernel::new(file, "product_residual", sources, params, RESIDUAL),
+            plain: Kernel::new(file, "product", sources, params, plain),
+            bias: Kernel::new(file, "product_bias", sources, params, bias),
+            operand: Kernel::new(file, "product_operand", sources, params, operand),
+            gelu: Kernel::new(file, "product_gelu", sources, params, gelu),
+            residual: Kernel::new(file, "product_residual", sources, params, residual),
         }
+    }
+
+    /// The same with a [name](Kernel::variant).
+    pub(super) const fn named(mut self, variant: &'static str) -> Self {
+        self.plain.variant = variant;
+        self.bias.variant = variant;
+        self.operand.variant = variant;
+        self.gelu.variant = variant;
+        self.residual.variant = variant;
+        self
     }
 
     /// The same for devices with lanes.
@@ -88,28 +108,31 @@ impl Kernels {
         self
     }
 
-    /// Records the one for `epilogue`.
+    /// Records the one for `epilogue`; `norm` is that of a side.
     pub(super) fn run<'a>(
         &'static self,
         recorder: &'a mut Recorder,
         params: impl crate::gpu::Params,
         [a, b, c]: [&Tensor; 3],
         epilogue: Epilogue<'_>,
+        norm: Option<&Normed>,
         grid: Grid,
     ) -> &'a mut Dispatch {
-        match epilogue {
-            Epilogue::Plain { .. } => recorder.run(&self.plain, params, &[a, b, c], grid),
-            Epilogue::Bias(bias) => {
-                let kernel = if c.is_half() { &self.operand } else { &self.bias };
-                recorder.run(kernel, params, &[a, b, bias, c], grid)
-            }
+        let (kernel, mut bound) = match epilogue {
+            Epilogue::Plain { .. } => (&self.plain, vec![a, b, c]),
+            Epilogue::Bias(bias) if c.is_half() => (&self.operand, vec![a, b, bias, c]),
+            Epilogue::Bias(bias) => (&self.bias, vec![a, b, bias, c]),
             Epilogue::Gelu { bias, preactivation } => {
-                recorder.run(&self.gelu, params, &[a, b, bias, c, preactivation], grid)
+                (&self.gelu, vec![a, b, bias, c, preactivation])
             }
             Epilogue::Residual { bias, residual, keep } => {
-                recorder.run(&self.residual, params, &[a, b, bias, residual, keep, c], grid)
+                (&self.residual, vec![a, b, bias, residual, keep, c])
             }
+        };
+        if let Some(Normed { stats, weight, bias, .. }) = norm {
+            bound.extend([stats, weight, bias]);
         }
+        recorder.run(kernel, params, &bound, grid)
     }
 }
 
@@ -151,13 +174,15 @@ pub(crate) struct Matrices<'a> {
     pub(crate) row_stride: usize,
     /// Elements from one column to the next.
     pub(crate) col_stride: usize,
+    /// What is multiplied instead of the tensor: its layer norm.
+    pub(crate) norm: Option<&'a Normed>,
 }
 
 impl<'a> Matrices<'a> {
     /// `tensor` as a batch of contiguous `[rows, cols]`.
     pub(crate) fn new(tensor: &'a Tensor, rows: usize, cols: usize) -> Self {
         let batch_stride = rows * cols;
-        Self { tensor, offset: 0, batch_stride, row_stride: cols, col_stride: 1 }
+        Self { tensor, offset: 0, batch_stride, row_stride: cols, col_stride: 1, norm: None }
     }
 
     /// Rows and columns exchanged; moves nothing.
@@ -239,6 +264,23 @@ impl Params {
             first_group: 0,
         }
     }
+
+    /// The same where offsets and strides of operands count fours. Strides of 1 become 0: nothing uses them.
+    pub(super) fn in_fours(mut self) -> Self {
+        for at in [
+            &mut self.a_offset,
+            &mut self.a_batch,
+            &mut self.a_row,
+            &mut self.a_inner,
+            &mut self.b_offset,
+            &mut self.b_batch,
+            &mut self.b_inner,
+            &mut self.b_col,
+        ] {
+            *at /= 4;
+        }
+        self
+    }
 }
 
 /// `c = epilogue(a · b)` for every matrix of a batch. `c`'s columns are contiguous.
@@ -273,6 +315,16 @@ fn product_as(
     assert!(batch > 0 && m > 0 && n > 0, "product: nothing to do for {extents:?}");
     assert_eq!(c.col_stride, 1, "product: columns of the result are contiguous");
     assert_eq!(a.tensor.is_half(), b.tensor.is_half(), "product: bits of both sides");
+    if [a, b].iter().any(|side| side.norm.is_some())
+        && !(variant == Variant::Tiles && matmul_tiled::takes_norm(a, b, extents, epilogue))
+    {
+        let made = [a, b].map(|side| side.norm.map(|norm| norm.made(recorder)));
+        let [a, b] = [(a, &made[0]), (b, &made[1])].map(|(side, made)| match made {
+            Some(tensor) => Matrices { tensor, norm: None, ..side },
+            None => side,
+        });
+        return product_as(recorder, variant, a, b, c, extents, epilogue);
+    }
     // Parts are added up into a whole tensor.
     let whole = c.tensor.shape().len() == m * n;
     let splits = match epilogue {
@@ -289,8 +341,14 @@ fn product_as(
         Variant::Matrices => matmul_matrix::product(recorder, a, b, to, extents, splits, now),
         Variant::Registers | Variant::Tiles => false,
     };
-    if !done {
-        simple_product(recorder, variant, a, b, to, extents, splits, now);
+    match variant {
+        _ if done => {}
+        Variant::Registers | Variant::Lanes => {
+            packed_product(recorder, a, b, to, extents, splits, now);
+        }
+        Variant::Tiles | Variant::Matrices => {
+            matmul_tiled::product(recorder, a, b, to, extents, splits, now);
+        }
     }
     if let (Some(parts), Epilogue::Plain { alpha, accumulate }) = (&parts, epilogue) {
         let y = c.tensor;
@@ -298,11 +356,9 @@ fn product_as(
     }
 }
 
-/// [`product`] for any device; `splits` results lie one after the other in `to`.
-#[allow(clippy::too_many_arguments, reason = "those of `product`, and what it has found out")]
-fn simple_product(
+/// [`product`] for drivers on CPUs; `splits` results lie one after the other in `to`.
+fn packed_product(
     recorder: &mut Recorder,
-    variant: Variant,
     a: Matrices<'_>,
     b: Matrices<'_>,
     to: Matrices<'_>,
@@ -313,65 +369,53 @@ fn simple_product(
     let Extents { batch, m, k, n } = extents;
     let params = Params::new(a, b, to, extents, splits, epilogue);
     let half = a.tensor.is_half();
-    let flops = 2 * batch * m * n * k;
-    if matches!(variant, Variant::Registers | Variant::Lanes) {
-        let strips = n.div_ceil(STRIP);
-        let packed;
-        let (packed, params) = if !half && reads_in_place(b, k) {
-            (b.tensor, Params { strip: STRIP as u32, ..params })
-        } else {
-            packed = recorder.empty([batch, strips, k.max(1), STRIP]);
-            let grid = Grid::rows_of(strips * k.div_ceil(64).max(1), batch);
-            recorder.run(&PACK, params, &[b.tensor, &packed], grid).half(half);
-            let strip = k * STRIP;
-            let params = Params {
-                b_offset: 0,
-                b_batch: (strips * strip) as u32,
-                b_inner: STRIP as u32,
-                strip: strip as u32,
-                ..params
-            };
-            (&packed, params)
-        };
-        let packed_a;
-        let (at, params) = if half || collides(a, n) {
-            let strips = m.div_ceil(STRIP);
-            packed_a = recorder.empty([batch, strips, k, STRIP]);
-            // Its transpose's columns are its rows.
-            let rows = Params {
-                cols: m as u32,
-                b_offset: a.offset as u32,
-                b_batch: a.batch_stride as u32,
-                b_inner: a.col_stride as u32,
-                b_col: a.row_stride as u32,
-                ..params
-            };
-            let grid = Grid::rows_of(strips * k.div_ceil(64), batch);
-            recorder.run(&PACK, rows, &[a.tensor, &packed_a], grid).half(half);
-            let params = Params {
-                a_offset: 0,
-                a_batch: (strips * k * STRIP) as u32,
-                a_inner: STRIP as u32,
-                a_strip: (k * STRIP) as u32,
-                ..params
-            };
-            (&packed_a, params)
-        } else {
-            (a.tensor, params)
-        };
-        let grid = Grid::rows_of(m.div_ceil(16) * strips, batch * splits);
-        let dispatch = PACKED.run(recorder, params, [at, packed, to.tensor], epilogue, grid);
-        dispatch.half(to.tensor.is_half()).flops(flops);
+    let strips = n.div_ceil(STRIP);
+    let packed;
+    let (packed, params) = if !half && reads_in_place(b, k) {
+        (b.tensor, Params { strip: STRIP as u32, ..params })
     } else {
-        let grid = Grid::rows_of(m.div_ceil(64) * n.div_ceil(64), batch * splits);
-        let bound = [a.tensor, b.tensor, to.tensor];
-        let inside = m >= 64 && n >= 64 && k > 0 && k.is_multiple_of(16);
-        TILED
-            .run(recorder, params, bound, epilogue, grid)
-            .half(half)
-            .constant("INSIDE", inside)
-            .flops(flops);
-    }
+        packed = recorder.empty([batch, strips, k.max(1), STRIP]);
+        let grid = Grid::rows_of(strips * k.div_ceil(64).max(1), batch);
+        recorder.run(&PACK, params, &[b.tensor, &packed], grid).half(half);
+        let strip = k * STRIP;
+        let params = Params {
+            b_offset: 0,
+            b_batch: (strips * strip) as u32,
+            b_inner: STRIP as u32,
+            strip: strip as u32,
+            ..params
+        };
+        (&packed, params)
+    };
+    let packed_a;
+    let (at, params) = if half || collides(a, n) {
+        let strips = m.div_ceil(STRIP);
+        packed_a = recorder.empty([batch, strips, k, STRIP]);
+        // Its transpose's columns are its rows.
+        let rows = Params {
+            cols: m as u32,
+            b_offset: a.offset as u32,
+            b_batch: a.batch_stride as u32,
+            b_inner: a.col_stride as u32,
+            b_col: a.row_stride as u32,
+            ..params
+        };
+        let grid = Grid::rows_of(strips * k.div_ceil(64), batch);
+        recorder.run(&PACK, rows, &[a.tensor, &packed_a], grid).half(half);
+        let params = Params {
+            a_offset: 0,
+            a_batch: (strips * k * STRIP) as u32,
+            a_inner: STRIP as u32,
+            a_strip: (k * STRIP) as u32,
+            ..params
+        };
+        (&packed_a, params)
+    } else {
+        (a.tensor, params)
+    };
+    let grid = Grid::rows_of(m.div_ceil(16) * strips, batch * splits);
+    let dispatch = PACKED.run(recorder, params, [at, packed, to.tensor], epilogue, None, grid);
+    dispatch.half(to.tensor.is_half()).flops(2 * batch * m * n * k);
 }
 
 /// Columns of a strip of `b`, in `matmul_packed.wgsl`.
@@ -420,7 +464,7 @@ enum Then<'a> {
 /// - `bias`: `[O]`, if there is one
 /// - returns `[.., O]`
 ///
-/// Keeps `x` for the backward pass.
+/// Keeps `x` for the backward pass, or what it is the [`layer_norm_operand`](super::layer_norm_operand) of.
 ///
 /// # Panics
 ///
@@ -475,15 +519,15 @@ fn check(x: &Tensor, weight: &Tensor) -> (usize, usize, usize) {
 #[track_caller]
 fn linear_without_bias(tape: &mut Tape, x: &Tensor, weight: &Tensor) -> Tensor {
     let (rows, inputs, outputs) = check(x, weight);
-    let (left, right) = (tape.operand(x), tape.operand(weight));
+    let (left, right) = (Left::new(tape, x), tape.operand(weight));
     let recorder = tape.recorder();
     let y = recorder.empty(x.shape().with_last(outputs));
-    let (a, b) = (Matrices::new(&left, rows, inputs), Matrices::new(&right, outputs, inputs));
+    let (a, b) = (left.matrices(rows, inputs), Matrices::new(&right, outputs, inputs));
     let extents = Extents { batch: 1, m: rows, k: inputs, n: outputs };
     product(recorder, a, b.transposed(), Matrices::new(&y, rows, outputs), extents, PLAIN);
-    let saved = (left, weight.clone());
+    let weight_ = weight.clone();
     tape.record([x, weight], y, move |recorder, dy| {
-        let (dx, dweight) = linear_backward(recorder, &saved.0, &saved.1, dy);
+        let (dx, dweight) = linear_backward(recorder, &left, &weight_, dy);
         [dx, dweight]
     })
 }
@@ -498,7 +542,7 @@ fn linear_then(
 ) -> Tensor {
     let (rows, inputs, outputs) = check(x, weight);
     assert_eq!(bias.dims(), [outputs], "linear: bias for weight {:?}", weight.shape());
-    let (left, right) = (tape.operand(x), tape.operand(weight));
+    let (left, right) = (Left::new(tape, x), tape.operand(weight));
     let shape = x.shape().with_last(outputs);
     let (y, before) = match then {
         Then::Gelu => (tape.empty_operand(shape.clone()), Some(tape.empty_operand(shape))),
@@ -506,7 +550,7 @@ fn linear_then(
         _ => (tape.recorder().empty(shape), None),
     };
     let recorder = tape.recorder();
-    let (a, b) = (Matrices::new(&left, rows, inputs), Matrices::new(&right, outputs, inputs));
+    let (a, b) = (left.matrices(rows, inputs), Matrices::new(&right, outputs, inputs));
     let extents = Extents { batch: 1, m: rows, k: inputs, n: outputs };
     let to = Matrices::new(&y, rows, outputs);
     let all =
@@ -523,10 +567,10 @@ fn linear_then(
     };
     product(recorder, a, b.transposed(), to, extents, epilogue);
 
-    let (x_, weight_) = (left, weight.clone());
+    let weight_ = weight.clone();
     let with_bias = bias.is_tracked();
     let gradients = move |recorder: &mut Recorder, dy: &Tensor| {
-        let (dx, dweight) = linear_backward(recorder, &x_, &weight_, dy);
+        let (dx, dweight) = linear_backward(recorder, &left, &weight_, dy);
         let dbias = with_bias.then(|| reduce::sum_rows(recorder, dy, rows, outputs));
         [dx, dweight, dbias]
     };
@@ -553,13 +597,36 @@ fn linear_then(
     }
 }
 
-/// `dx = dy · weight` and `dweight = dyᵀ · x`, each only where it is wanted. In mixed precision `x` has 16 bits.
+/// What a linear layer reads: the left side of its product, and what is kept for the way back.
+struct Left {
+    /// Of 16 bits in mixed precision.
+    x: Tensor,
+    /// How `x` comes about, if it need not be read.
+    norm: Option<Normed>,
+}
+
+impl Left {
+    fn new(tape: &mut Tape, x: &Tensor) -> Self {
+        let norm = tape.norm_of(x);
+        Self { x: tape.operand(x), norm }
+    }
+
+    fn matrices(&self, rows: usize, cols: usize) -> Matrices<'_> {
+        match &self.norm {
+            Some(norm) => Matrices { norm: Some(norm), ..Matrices::new(&norm.x, rows, cols) },
+            None => Matrices::new(&self.x, rows, cols),
+        }
+    }
+}
+
+/// `dx = dy · weight` and `dweight = dyᵀ · x`, each only where it is wanted.
 fn linear_backward(
     recorder: &mut Recorder,
-    x: &Tensor,
+    left: &Left,
     weight: &Tensor,
     dy: &Tensor,
 ) -> (Option<Tensor>, Option<Tensor>) {
+    let x = &left.x;
     let (rows, inputs, outputs) = check(x, weight);
     let dy = elementwise::narrowed_like(recorder, dy, x);
     let dy = Matrices::new(&dy, rows, outputs);
@@ -574,8 +641,8 @@ fn linear_backward(
     let dweight = weight.is_tracked().then(|| {
         let dweight = recorder.empty(weight.shape().clone());
         let extents = Extents { batch: 1, m: outputs, k: rows, n: inputs };
-        let x = Matrices::new(x, rows, inputs);
         let to = Matrices::new(&dweight, outputs, inputs);
+        let x = left.matrices(rows, inputs);
         product(recorder, dy.transposed(), x, to, extents, PLAIN);
         dweight
     });

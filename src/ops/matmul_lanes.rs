@@ -157,7 +157,7 @@ pub(super) fn product(
         Epilogue::Bias(bias) if !in_pairs => {
             recorder.run(&BIAS_WORDS, params, &[at, bt, bias, ct], grid)
         }
-        _ => PRODUCT.run(recorder, params, [at, bt, ct], epilogue, grid).half(ct.is_half()),
+        _ => PRODUCT.run(recorder, params, [at, bt, ct], epilogue, None, grid).half(ct.is_half()),
     };
     dispatch
         .constant("ALONG_K", left.along_k)

@@ -61,7 +61,7 @@ pub(super) fn product(
     let tiles = m.div_ceil(4 * side) * n.div_ceil(2 * side);
     let bound = [a.tensor, b.tensor, c.tensor];
     kernels
-        .run(recorder, params, bound, epilogue, Grid::rows_of(tiles, batch * splits))
+        .run(recorder, params, bound, epilogue, None, Grid::rows_of(tiles, batch * splits))
         .half(true)
         .constant("WORKGROUP", lanes)
         .constant("ROWS_OF_A", a.col_stride == 1)

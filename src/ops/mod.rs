@@ -25,6 +25,7 @@ mod matching;
 mod matmul;
 mod matmul_lanes;
 mod matmul_matrix;
+mod matmul_tiled;
 mod nearest;
 mod patch;
 mod point_sample;
@@ -53,6 +54,7 @@ pub(crate) use elementwise::{Vectors, clear, copy, narrowed};
 pub use elementwise::{accumulate, add, add_bias, fill, gelu, relu, scale, sum_of};
 pub use group_norm::{GroupNorm, group_norm};
 pub use image::{Normalize, normalize, normalize_texture, paint, paint_texture};
+pub(crate) use layer_norm::Normed;
 pub use layer_norm::{layer_norm, layer_norm_operand};
 pub use mask_cost::{MaskWeights, mask_costs};
 pub use mask_loss::{MaskLoss, MaskPoints, PointSource, mask_loss};
@@ -103,6 +105,7 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
         matmul::KERNELS,
         matmul_lanes::KERNELS,
         matmul_matrix::KERNELS,
+        matmul_tiled::KERNELS,
         optim::KERNELS,
         #[cfg(feature = "cli")]
         crate::bench::KERNELS,
