@@ -1,4 +1,4 @@
-//! Element by element: `shaders/elementwise.wgsl`.
+//! Element by element: `shaders/elementwise.wgsl`, and `shaders/elementwise_lanes.wgsl` for eight lanes of a CPU.
 
 use super::reduce;
 use crate::gpu::{Dispatch, Grid, Kernel, Params as _, Profile, Recorder, Source, params, source};
@@ -11,6 +11,9 @@ const SOURCES: &[Source] = &[
     source!("lib/f32", half "lib/f16"),
 ];
 
+const LANES_SOURCES: &[Source] =
+    &[source!("elementwise_lanes"), source!("lib/lanes"), source!("lib/gelu")];
+
 static FILL: Kernel = kernel("fill", &["y"]);
 static SUM: Kernel = kernel("sum", &["x", "other", "y"]);
 static ACCUMULATE: Kernel = kernel("accumulate", &["x", "y"]);
@@ -21,6 +24,9 @@ static GELU_BACKWARD: Kernel = kernel("gelu_backward", &["preactivation", "dy", 
 static ADD_BIAS: Kernel = kernel("add_bias", &["x", "other", "y"]);
 static RELU_FORWARD: Kernel = kernel("relu_forward", &["x", "y"]);
 static RELU_BACKWARD: Kernel = kernel("relu_backward", &["x", "dy", "dx"]);
+/// Kernels that do what those of the same name above do.
+static LANES: [Kernel; 2] =
+    [on_lanes("gelu_forward", &["x", "y"]), on_lanes("gelu_backward", &["x", "dy", "dx"])];
 pub(super) const KERNELS: &[&Kernel] = &[
     &FILL,
     &SUM,
@@ -32,10 +38,19 @@ pub(super) const KERNELS: &[&Kernel] = &[
     &ADD_BIAS,
     &RELU_FORWARD,
     &RELU_BACKWARD,
+    &LANES[0],
+    &LANES[1],
 ];
+
+/// Elements that a workgroup of [`LANES`] has.
+const LANES_SHARE: usize = 256;
 
 const fn kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
     Kernel::new("elementwise", entry, SOURCES, Params::FIELDS, bindings)
+}
+
+const fn on_lanes(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
+    Kernel::new("elementwise_lanes", entry, LANES_SOURCES, Params::FIELDS, bindings).on_lanes()
 }
 
 params! {
@@ -96,8 +111,14 @@ fn run(
     flops: usize,
 ) {
     let len = params.len as usize;
-    let vectors = Vectors::new(recorder.profile(), flops);
     let half = tensors.iter().any(|tensor| tensor.is_half());
+    let in_lanes = recorder.profile().lanes && len.is_multiple_of(2) && !half;
+    if let Some(kernel) = LANES.iter().find(|it| in_lanes && it.entry == kernel.entry) {
+        let grid = Grid::rows(len.div_ceil(LANES_SHARE));
+        recorder.run(kernel, params, tensors, grid).flops(flops * len);
+        return;
+    }
+    let vectors = Vectors::new(recorder.profile(), flops);
     let dispatch = recorder.run(kernel, params, tensors, vectors.grid(len)).half(half);
     vectors.set(dispatch).flops(flops * len);
 }
