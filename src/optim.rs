@@ -1,4 +1,4 @@
-//! The optimiser: `shaders/optim.wgsl`.
+//! The optimiser: `shaders/optim.wgsl`, and `shaders/optim_lanes.wgsl` for eight lanes of a CPU.
 
 use std::path::Path;
 
@@ -9,16 +9,25 @@ use crate::tape::Gradients;
 use crate::{Error, Gpu, Result, Tape, Tensor, ops};
 
 const SOURCES: &[Source] = &[source!("optim"), source!("lib/vectors")];
+const LANES: &[Source] = &[source!("optim_lanes"), source!("lib/lanes")];
 
 static SQUARE_SUMS: Kernel = kernel("square_sums", &["gradient", "squares"]);
 static GLOBAL_NORM: Kernel = kernel("global_norm", &["sums", "step", "norm_out"]);
 static SCALED_NORM: Kernel = kernel("scaled_norm", &["sums", "step", "norm_out", "scaling"]);
-static ADAMW: Kernel =
-    kernel("adamw", &["gradient", "groups_of", "step", "norm", "parameter", "m", "v"]);
-pub(crate) const KERNELS: &[&Kernel] = &[&SQUARE_SUMS, &GLOBAL_NORM, &SCALED_NORM, &ADAMW];
+static ADAMW: Kernel = kernel("adamw", UPDATED);
+static LANES_SQUARE_SUMS: Kernel = on_lanes("square_sums", &["gradient", "squares"]);
+static LANES_ADAMW: Kernel = on_lanes("adamw", UPDATED);
+pub(crate) const KERNELS: &[&Kernel] =
+    &[&SQUARE_SUMS, &GLOBAL_NORM, &SCALED_NORM, &ADAMW, &LANES_SQUARE_SUMS, &LANES_ADAMW];
+
+const UPDATED: &[&str] = &["gradient", "groups_of", "step", "norm", "parameter", "m", "v"];
 
 const fn kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
     Kernel::new("optim", entry, SOURCES, Params::FIELDS, bindings)
+}
+
+const fn on_lanes(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
+    Kernel::new("optim_lanes", entry, LANES, Params::FIELDS, bindings).on_lanes()
 }
 
 params! {
@@ -35,6 +44,9 @@ params! {
 
 /// Spans of `lib/vectors.wgsl` in a partial sum of squares.
 const SPANS: usize = 4;
+
+/// Elements that a workgroup in lanes has.
+const LANES_SHARE: usize = 2048;
 
 /// The name of a loss scale's state in a checkpoint.
 const LOSS_SCALE: &str = "optimizer.loss_scale";
@@ -231,7 +243,14 @@ impl AdamW {
             eps,
         };
         let vectors = ops::Vectors::new(recorder.profile(), 16);
-        let rows_of = |buffer: &Buffer| (vectors.spans(buffer.len)).div_ceil(SPANS);
+        let in_lanes = recorder.profile().lanes;
+        let rows_of = |buffer: &Buffer| {
+            if in_lanes {
+                buffer.len.div_ceil(LANES_SHARE)
+            } else {
+                vectors.spans(buffer.len).div_ceil(SPANS)
+            }
+        };
         let (rows, lanes) = (self.buffers.iter().map(rows_of).sum(), vectors.lanes());
         let squares = recorder.empty([rows, lanes]);
         let mut row = 0;
@@ -240,9 +259,13 @@ impl AdamW {
             let gradient = buffer.whole(buffer.total.as_ref().unwrap_or(&buffer.gradient));
             let groups = rows_of(buffer);
             let bound = [&gradient, &squares];
-            vectors
-                .set(recorder.run(&SQUARE_SUMS, params, &bound, Grid::rows(groups)))
-                .flops(2 * buffer.len);
+            let grid = Grid::rows(groups);
+            let dispatch = if in_lanes {
+                recorder.run(&LANES_SQUARE_SUMS, params, &bound, grid)
+            } else {
+                vectors.set(recorder.run(&SQUARE_SUMS, params, &bound, grid))
+            };
+            dispatch.flops(2 * buffer.len);
             row += groups;
         }
         let sums = ops::sum_rows(recorder, &squares, rows, lanes);
@@ -264,11 +287,14 @@ impl AdamW {
                 [total.unwrap_or(&buffer.gradient), &buffer.values, &buffer.m, &buffer.v]
                     .map(|m| buffer.whole(m));
             let bound = [&gradient, &buffer.groups, &self.step, &self.norm, &values, &m, &v];
-            let grid = vectors.grid(buffer.len);
-            vectors
-                .set(recorder.run(&ADAMW, params(buffer.len), &bound, grid))
-                .constant("SCALED", self.loss_scale.is_some())
-                .flops(16 * buffer.len);
+            let params = params(buffer.len);
+            let dispatch = if in_lanes {
+                let grid = Grid::rows(buffer.len.div_ceil(LANES_SHARE));
+                recorder.run(&LANES_ADAMW, params, &bound, grid)
+            } else {
+                vectors.set(recorder.run(&ADAMW, params, &bound, vectors.grid(buffer.len)))
+            };
+            dispatch.constant("SCALED", self.loss_scale.is_some()).flops(16 * buffer.len);
             if let Some(total) = total {
                 ops::clear(recorder, &buffer.whole(total));
             }
