@@ -1,13 +1,16 @@
-//! Sums over the leading axis: `shaders/reduce.wgsl`.
+//! Sums over the leading axis: `shaders/reduce.wgsl`, and `shaders/reduce_lanes.wgsl` for eight lanes of a CPU.
 
 use crate::Tensor;
 use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
 
 const SOURCES: &[Source] = &[source!("reduce"), source!("lib/f32", half "lib/f16")];
+const LANES: &[Source] = &[source!("reduce_lanes"), source!("lib/lanes")];
 
 static SUM_ROWS: Kernel = kernel("sum_rows", &["x", "y"]);
 static SUM_PAIRS: Kernel = kernel("sum_pairs", &["x", "y", "z"]);
-pub(super) const KERNELS: &[&Kernel] = &[&SUM_ROWS, &SUM_PAIRS];
+static LANES_SUM_ROWS: Kernel =
+    Kernel::new("reduce_lanes", "sum_rows", LANES, Params::FIELDS, &["x", "y"]).on_lanes();
+pub(super) const KERNELS: &[&Kernel] = &[&SUM_ROWS, &SUM_PAIRS, &LANES_SUM_ROWS];
 
 const fn kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
     Kernel::new("reduce", entry, SOURCES, Params::FIELDS, bindings)
@@ -49,18 +52,26 @@ pub(crate) fn sum_rows_into(
         accumulate: u32::from(accumulate),
         alpha,
     };
-    let groups = columns.div_ceil(64) as u32;
     if parts == 1 {
-        let dispatch = recorder.run(&SUM_ROWS, params, &[x, y], Grid([groups, 1, 1]));
-        dispatch.half(x.is_half()).flops(rows * columns);
+        run(recorder, params, x, y, parts);
         return;
     }
     let partial = recorder.empty([parts, columns]);
-    let first = Params { accumulate: 0, alpha: 1.0, ..params };
-    let grid = Grid([groups, parts as u32, 1]);
-    let dispatch = recorder.run(&SUM_ROWS, first, &[x, &partial], grid);
-    dispatch.half(x.is_half()).flops(rows * columns);
+    run(recorder, Params { accumulate: 0, alpha: 1.0, ..params }, x, &partial, parts);
     sum_rows_into(recorder, &partial, parts, columns, y, alpha, accumulate);
+}
+
+/// Records the kernel for `parts` parts.
+fn run(recorder: &mut Recorder, params: Params, x: &Tensor, y: &Tensor, parts: usize) {
+    let columns = params.columns as usize;
+    let grid = Grid([columns.div_ceil(64) as u32, parts as u32, 1]);
+    let dispatch = if recorder.profile().lanes && columns.is_multiple_of(2) && !x.is_half() {
+        let vectors = columns.div_ceil(16).min(4);
+        recorder.run(&LANES_SUM_ROWS, params, &[x, y], grid).constant("VECTORS", vectors as u32)
+    } else {
+        recorder.run(&SUM_ROWS, params, &[x, y], grid).half(x.is_half())
+    };
+    dispatch.flops(params.rows as usize * columns);
 }
 
 /// `y = Σ x[r, 0]` and `z = Σ x[r, 1]` for `x` `[rows, 2, columns]`: two gradients from one pass.
