@@ -112,14 +112,14 @@ fn product_bias(
 ) {
     let place = locate(group, groups);
     let tiles = accumulate_tiles(place, lane);
-    for (var j = 0u; j < HALVES; j++) {
-        let pair = place.first_pair + 8u * j + lane;
-        if 2u * pair < params.cols {
-            let shift = floats(bias[pair]);
-            for (var r = 0u; r < 16u; r++) {
-                if place.row + r < params.rows {
-                    let at = params.c_offset + group.z * params.c_batch + (place.row + r) * params.c_row + pair;
-                    c[at] = pair_of(half_of(tiles[j / 2u], r, j % 2u) + shift);
+    let shifts = shifts_of(place, lane);
+    for (var r = 0u; r < 16u; r++) {
+        if place.row + r < params.rows {
+            for (var j = 0u; j < HALVES; j++) {
+                let pair = place.first_pair + 8u * j + lane;
+                if 2u * pair < params.cols {
+                    let v = half_of(tiles[j / 2u], r, j % 2u) + shifts[j];
+                    c[params.c_offset + group.z * params.c_batch + (place.row + r) * params.c_row + pair] = pair_of(v);
                 }
             }
         }
@@ -136,15 +136,21 @@ fn product_bias_words(
 ) {
     let place = locate(group, groups);
     let tiles = accumulate_tiles(place, lane);
+    let last = params.cols - 1u;
+    var shifts: array<vec2<f32>, 4>;
     for (var j = 0u; j < HALVES; j++) {
-        for (var i = 0u; i < 2u; i++) {
-            let col = 2u * (place.first_pair + 8u * j + lane) + i;
-            if col < params.cols {
-                let shift = bias_words[col];
-                for (var r = 0u; r < 16u; r++) {
-                    if place.row + r < params.rows {
-                        let at = params.c_offset + group.z * params.c_batch + (place.row + r) * params.c_row + col;
-                        c_words[at] = half_of(tiles[j / 2u], r, j % 2u)[i] + shift;
+        let first = 2u * (place.first_pair + 8u * j + lane);
+        shifts[j] = vec2(bias_words[min(first, last)], bias_words[min(first + 1u, last)]);
+    }
+    for (var r = 0u; r < 16u; r++) {
+        if place.row + r < params.rows {
+            for (var j = 0u; j < HALVES; j++) {
+                let first = 2u * (place.first_pair + 8u * j + lane);
+                let at = params.c_offset + group.z * params.c_batch + (place.row + r) * params.c_row + first;
+                let v = half_of(tiles[j / 2u], r, j % 2u) + shifts[j];
+                for (var i = 0u; i < 2u; i++) {
+                    if first + i < params.cols {
+                        c_words[at + i] = v[i];
                     }
                 }
             }
@@ -162,13 +168,13 @@ fn product_operand(
 ) {
     let place = locate(group, groups);
     let tiles = accumulate_tiles(place, lane);
-    for (var j = 0u; j < HALVES; j++) {
-        let pair = place.first_pair + 8u * j + lane;
-        if 2u * pair < params.cols {
-            let shift = floats(bias[pair]);
-            for (var r = 0u; r < 16u; r++) {
-                if place.row + r < params.rows {
-                    let v = half_of(tiles[j / 2u], r, j % 2u) + shift;
+    let shifts = shifts_of(place, lane);
+    for (var r = 0u; r < 16u; r++) {
+        if place.row + r < params.rows {
+            for (var j = 0u; j < HALVES; j++) {
+                let pair = place.first_pair + 8u * j + lane;
+                if 2u * pair < params.cols {
+                    let v = half_of(tiles[j / 2u], r, j % 2u) + shifts[j];
                     activation[(place.row + r) * params.c_row + pair] = real_pair(v);
                 }
             }
@@ -186,14 +192,14 @@ fn product_gelu(
 ) {
     let place = locate(group, groups);
     let tiles = accumulate_tiles(place, lane);
-    for (var j = 0u; j < HALVES; j++) {
-        let pair = place.first_pair + 8u * j + lane;
-        if 2u * pair < params.cols {
-            let shift = floats(bias[pair]);
-            for (var r = 0u; r < 16u; r++) {
-                if place.row + r < params.rows {
+    let shifts = shifts_of(place, lane);
+    for (var r = 0u; r < 16u; r++) {
+        if place.row + r < params.rows {
+            for (var j = 0u; j < HALVES; j++) {
+                let pair = place.first_pair + 8u * j + lane;
+                if 2u * pair < params.cols {
+                    let v = half_of(tiles[j / 2u], r, j % 2u) + shifts[j];
                     let at = (place.row + r) * params.c_row + pair;
-                    let v = half_of(tiles[j / 2u], r, j % 2u) + shift;
                     preactivation[at] = real_pair(v);
                     activation[at] = real_pair(vec2(gelu(v.x), gelu(v.y)));
                 }
@@ -212,15 +218,16 @@ fn product_residual(
 ) {
     let place = locate(group, groups);
     let tiles = accumulate_tiles(place, lane);
-    for (var j = 0u; j < HALVES; j++) {
-        let pair = place.first_pair + 8u * j + lane;
-        if 2u * pair < params.cols {
-            let shift = floats(bias[pair]);
-            for (var r = 0u; r < 16u; r++) {
-                if place.row + r < params.rows {
+    let shifts = shifts_of(place, lane);
+    for (var r = 0u; r < 16u; r++) {
+        if place.row + r < params.rows {
+            let factor = keep[(place.row + r) / params.rows_per_sample];
+            for (var j = 0u; j < HALVES; j++) {
+                let pair = place.first_pair + 8u * j + lane;
+                if 2u * pair < params.cols {
+                    let v = half_of(tiles[j / 2u], r, j % 2u) + shifts[j];
                     let at = (place.row + r) * params.c_row + pair;
-                    let factor = keep[(place.row + r) / params.rows_per_sample];
-                    c[at] = pair_of(floats(residual[at]) + factor * (half_of(tiles[j / 2u], r, j % 2u) + shift));
+                    c[at] = pair_of(floats(residual[at]) + factor * v);
                 }
             }
         }
@@ -265,6 +272,16 @@ fn locate(group: vec3<u32>, groups: vec3<u32>) -> Place {
     place.start = min(split * per_split, params.inner);
     place.end = min(place.start + per_split, params.inner);
     return place;
+}
+
+// The biases of a lane's columns. Epilogues go through a row's columns before the next row: the other way round, stores
+// jump from row to row, and took as long as the whole product where K is 96.
+fn shifts_of(place: Place, lane: u32) -> array<vec2<f32>, 4> {
+    var shifts: array<vec2<f32>, 4>;
+    for (var j = 0u; j < HALVES; j++) {
+        shifts[j] = floats(bias[min(place.first_pair + 8u * j + lane, params.cols / 2u - 1u)]);
+    }
+    return shifts;
 }
 
 fn accumulate_tiles(place: Place, lane: u32) -> array<Tile, 2> {
