@@ -7,7 +7,7 @@
 
 struct Params {
     len: u32,
-    per_sample: u32,
+    per_sample: u32,  // elements, or pixels
     channels: u32,
     stream: u32,
     rate: f32,
@@ -22,11 +22,12 @@ struct Params {
 
 const WORKGROUP: u32 = 64u;
 
-// Number `index` of this op's stream in this step.
-fn draw(index: u32) -> f32 {
+// Numbers 4 `four` and the next three of this op's stream in this step.
+fn draw(four: u32) -> vec4<f32> {
     let key = vec2(random[0], random[1]);
-    let bits = philox(key, vec4(index >> 2u, params.stream, random[2], random[3]));
-    return select(0.0, 1.0 / (1.0 - params.rate), unit(bits[index & 3u]) >= params.rate);
+    let bits = philox(key, vec4(four, params.stream, random[2], random[3]));
+    let numbers = vec4(unit(bits.x), unit(bits.y), unit(bits.z), unit(bits.w));
+    return select(vec4(0.0), vec4(1.0 / (1.0 - params.rate)), numbers >= vec4(params.rate));
 }
 
 // ---- draw_keep: random -> drawn ------------------------------------------------------------------
@@ -39,7 +40,7 @@ fn draw_keep(
 ) {
     let i = (group.x + group.y * groups.x) * WORKGROUP + lane;
     if i < params.len {
-        drawn[i] = draw(i);
+        drawn[i] = draw(i / 4u)[i % 4u];
     }
 }
 
@@ -61,6 +62,9 @@ fn scale_samples(
 }
 
 // ---- scale_channels: x, keep -> y = x keep[sample, channel] --------------------------------------
+// One workgroup per ROWS pixels; z of the grid: sample.
+
+const ROWS: u32 = 16u;
 
 @compute @workgroup_size(WORKGROUP)
 fn scale_channels(
@@ -68,13 +72,20 @@ fn scale_channels(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = (group.x + group.y * groups.x) * WORKGROUP + lane;
-    if i < params.len {
-        y[i] = x[i] * keep[i / params.per_sample * params.channels + i % params.channels];
+    let first = (group.x + group.y * groups.x) * ROWS;
+    for (var c = lane; c < params.channels; c += WORKGROUP) {
+        let factor = keep[group.z * params.channels + c];
+        let start = (group.z * params.per_sample + first) * params.channels + c;
+        for (var row = 0u; row < ROWS; row++) {
+            if first + row < params.per_sample {
+                y[start + row * params.channels] = x[start + row * params.channels] * factor;
+            }
+        }
     }
 }
 
 // ---- dropout: random, x -> y ---------------------------------------------------------------------
+// One invocation per four elements, which share a draw.
 
 @compute @workgroup_size(WORKGROUP)
 fn dropout(
@@ -82,8 +93,12 @@ fn dropout(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = (group.x + group.y * groups.x) * WORKGROUP + lane;
-    if i < params.len {
-        y[i] = x[i] * draw(i);
+    let four = (group.x + group.y * groups.x) * WORKGROUP + lane;
+    let factors = draw(four);
+    for (var i = 0u; i < 4u; i++) {
+        let at = 4u * four + i;
+        if at < params.len {
+            y[at] = x[at] * factors[i];
+        }
     }
 }

@@ -20,6 +20,9 @@ params! {
     struct Params { len: u32, per_sample: u32, channels: u32, stream: u32, rate: f32 }
 }
 
+/// Pixels of a workgroup of `scale_channels`.
+const ROWS: usize = 16;
+
 /// `count` factors, each `1 / (1 − rate)` or, with probability `rate`, 0.
 fn draw_keep(recorder: &mut Recorder, count: usize, rate: f32, stream: &Stream) -> Tensor {
     let keep = recorder.empty([count]);
@@ -63,7 +66,7 @@ pub fn dropout(tape: &mut Tape, x: &Tensor, rate: f32) -> Tensor {
         let len = x.shape().len();
         let params =
             Params { len: len as u32, per_sample: 1, channels: 1, stream: stream.id, rate };
-        recorder.run(&DROPOUT, params, &[&stream.state, x, &y], Grid::elements(len));
+        recorder.run(&DROPOUT, params, &[&stream.state, x, &y], Grid::elements(len.div_ceil(4)));
         y
     };
     let y = apply(tape.recorder(), x);
@@ -79,14 +82,16 @@ pub fn dropout2d(tape: &mut Tape, x: &Tensor, rate: f32) -> Tensor {
     let apply = move |recorder: &mut Recorder, x: &Tensor| {
         let y = recorder.empty(x.shape().clone());
         let len = x.shape().len();
+        let pixels = len / (batch * channels);
         let params = Params {
             len: len as u32,
-            per_sample: (len / batch) as u32,
+            per_sample: pixels as u32,
             channels: channels as u32,
             stream: 0,
             rate,
         };
-        recorder.run(&SCALE_CHANNELS, params, &[x, &keep, &y], Grid::elements(len)).flops(len);
+        let grid = Grid::rows_of(pixels.div_ceil(ROWS), batch);
+        recorder.run(&SCALE_CHANNELS, params, &[x, &keep, &y], grid).flops(len);
         y
     };
     let y = apply(tape.recorder(), x);
