@@ -5,8 +5,6 @@
 // Host: src/ops/matmul_lanes.rs        Test: kernels-tests/matmul.rs
 // S = strips of `width` columns, K = inner, rounded up to whole eights.
 
-override ALONG_K: bool = false;
-
 struct Params {
     cols: u32,
     inner: u32,
@@ -76,7 +74,7 @@ fn pack_words(
 }
 
 // ---- pack_pairs: pairs -> strips -----------------------------------------------------------------
-// Where pairs lie along k, inner is even; along columns, cols is.
+// Pairs lie along k; inner is even.
 
 @compute @workgroup_size(8)
 fn pack_pairs(
@@ -92,29 +90,59 @@ fn pack_pairs(
     let end = min(place.from_k + DEPTH, params.rounded);
     var to = place.to;
     for (var k = place.from_k; k < end; k += 8u) {
-        if ALONG_K {
-            let x = from_matrix + min(2u * place.pair, last) * params.col + k / 2u * params.step;
-            let y = from_matrix + min(2u * place.pair + 1u, last) * params.col + k / 2u * params.step;
-            for (var i = 0u; i < 4u; i++) {
-                var left = vec2(0.0);
-                var right = vec2(0.0);
-                if k + 2u * i < params.inner {
-                    left = select(vec2(0.0), floats_of(pairs[x + i * params.step]), there.x);
-                    right = select(vec2(0.0), floats_of(pairs[y + i * params.step]), there.y);
-                }
-                strips[to + 2u * i * pitch] = pair_of(vec2(left.x, right.x));
-                strips[to + (2u * i + 1u) * pitch] = pair_of(vec2(left.y, right.y));
+        let x = from_matrix + min(2u * place.pair, last) * params.col + k / 2u * params.step;
+        let y = from_matrix + min(2u * place.pair + 1u, last) * params.col + k / 2u * params.step;
+        for (var i = 0u; i < 4u; i++) {
+            var left = vec2(0.0);
+            var right = vec2(0.0);
+            if k + 2u * i < params.inner {
+                left = select(vec2(0.0), floats_of(pairs[x + i * params.step]), there.x);
+                right = select(vec2(0.0), floats_of(pairs[y + i * params.step]), there.y);
             }
-        } else {
-            let x = from_matrix + min(place.pair, last / 2u) * params.col + k * params.step;
-            for (var i = 0u; i < 8u; i++) {
-                var v = vec2(0.0);
-                if k + i < params.inner {
-                    v = select(vec2(0.0), floats_of(pairs[x + i * params.step]), there);
-                }
-                strips[to + i * pitch] = pair_of(v);
-            }
+            strips[to + 2u * i * pitch] = pair_of(vec2(left.x, right.x));
+            strips[to + (2u * i + 1u) * pitch] = pair_of(vec2(left.y, right.y));
         }
         to += 8u * pitch;
+    }
+}
+
+// ---- pack_rows: pairs -> strips ------------------------------------------------------------------
+// Pairs lie along columns, whose number is even. A workgroup has 64 columns of eight steps of k: what lies together
+// is read together.
+
+@compute @workgroup_size(8)
+fn pack_rows(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let id = params.first_group + group.x + group.y * groups.x;
+    let per_strip = params.width / 16u;
+    let strips_count = (params.cols + params.width - 1u) / params.width;
+    let parts = strips_count * per_strip;
+    let across = (parts + 3u) / 4u;
+    let first = id % across * 4u;
+    let from_k = id / across * 8u;
+    if from_k >= params.rounded {
+        return;
+    }
+    let last = (params.cols - 1u) / 2u;
+    let pitch = params.width / 2u;
+    var source: array<u32, 4>;
+    var to: array<u32, 4>;
+    for (var j = 0u; j < 4u; j++) {
+        let part = min(first + j, parts - 1u);
+        source[j] = params.offset + group.z * params.batch + min(part * 8u + lane, last) * params.col + from_k * params.step;
+        let strip = group.z * strips_count + part / per_strip;
+        to[j] = (strip * params.rounded + from_k) * pitch + part % per_strip * 8u + lane;
+    }
+    for (var i = 0u; i < 8u; i++) {
+        for (var j = 0u; j < 4u; j++) {
+            let there = from_k + i < params.inner && (first + j) * 8u + lane <= last;
+            if first + j < parts {
+                let v = select(vec2(0.0), floats_of(pairs[source[j] + i * params.step]), there);
+                strips[to[j] + i * pitch] = pair_of(v);
+            }
+        }
     }
 }

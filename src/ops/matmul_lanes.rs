@@ -22,6 +22,7 @@ static PLAIN_WORDS: Kernel = kernel("product_words", &["a", "b", "c_words"]);
 static BIAS_WORDS: Kernel = kernel("product_bias_words", &["a", "b", "bias_words", "c_words"]);
 static PACK_WORDS: Kernel = pack("pack_words", &["words", "strips"]);
 static PACK_PAIRS: Kernel = pack("pack_pairs", &["pairs", "strips"]);
+static PACK_ROWS: Kernel = pack("pack_rows", &["pairs", "strips"]);
 pub(super) const KERNELS: &[&Kernel] = &[
     &PRODUCT.plain,
     &PRODUCT.bias,
@@ -32,6 +33,7 @@ pub(super) const KERNELS: &[&Kernel] = &[
     &BIAS_WORDS,
     &PACK_WORDS,
     &PACK_PAIRS,
+    &PACK_ROWS,
 ];
 
 const fn kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
@@ -310,12 +312,12 @@ pub(super) fn packed(
         first_group: 0,
     };
     let parts = n.div_ceil(width) * (width / 16);
-    let grid = Grid::rows_of(parts * rounded.div_ceil(DEPTH), batch);
-    let kernel = if pair == 2 { &PACK_PAIRS } else { &PACK_WORDS };
-    let dispatch = recorder.run(kernel, params, &[b.tensor, &strips], grid);
+    let (kernel, groups) = match (along_k, along_columns) {
+        (true, _) => (&PACK_PAIRS, parts * rounded.div_ceil(DEPTH)),
+        (_, true) => (&PACK_ROWS, parts.div_ceil(4) * (rounded / STEPS)),
+        _ => (&PACK_WORDS, parts * rounded.div_ceil(DEPTH)),
+    };
+    let dispatch = recorder.run(kernel, params, &[b.tensor, &strips], Grid::rows_of(groups, batch));
     dispatch.half(b.tensor.is_half());
-    if pair == 2 {
-        dispatch.constant("ALONG_K", along_k);
-    }
     strips
 }
