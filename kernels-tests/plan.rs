@@ -64,6 +64,28 @@ fn dispatches_that_are_cut_change_no_bit() {
 }
 
 #[test]
+fn params_that_come_with_a_dispatch_change_no_bit() {
+    let compute = |no_immediates, dispatch_ms| {
+        let gpu = open(&GpuOptions {
+            no_immediates,
+            dispatch_ms: Some(dispatch_ms),
+            ..GpuOptions::default()
+        });
+        assert_eq!(gpu.profile().max_immediates == 0, no_immediates);
+        let (recorder, kept) = step(&gpu, false);
+        let programs = recorder.programs();
+        assert!(programs.iter().all(|program| program.dialect.immediates != no_immediates));
+        let plan = Plan::new(&gpu, &recorder).unwrap();
+        (plan.calls(), bits(&gpu, &plan, &kept))
+    };
+    let (calls, expected) = compute(true, 1e9);
+    let (cut, parts) = compute(false, 1e-9);
+    assert!(calls < cut && parts == expected);
+    assert!(compute(false, 1e9) == (calls, expected));
+    assert!(compute(true, 1e-9) == (cut, parts));
+}
+
+#[test]
 fn activations_that_are_computed_again_change_no_bit_of_a_gradient() {
     let (recorder, kept) = step(&GPU, false);
     let plan = Plan::new(&GPU, &recorder).unwrap();

@@ -19,7 +19,7 @@ fn every_kernel_is_valid_and_uses_exactly_what_the_host_binds() {
         // wgpu drops unused bindings, so the host would bind what is not there.
         let used: BTreeSet<&str> = (module.global_variables.iter())
             .filter(|(handle, _)| !info.get_entry_point(entry)[*handle].is_empty())
-            .filter(|(_, var)| var.binding.is_some())
+            .filter(|(_, var)| var.binding.is_some() || var.space == naga::AddressSpace::Immediate)
             .map(|(_, var)| var.name.as_deref().unwrap())
             .collect();
         let passed: BTreeSet<&str> =
@@ -121,6 +121,7 @@ fn every_kernel_translates_for_vulkan_metal_and_dx12() {
             // 6.2 brought numbers of 16 bits.
             shader_model: naga::back::hlsl::ShaderModel::V6_2,
             fake_missing_bindings: true,
+            immediates_target: Some(Default::default()),
             ..Default::default()
         };
         let mut text = String::new();
@@ -143,6 +144,7 @@ fn compile(kernel: &Kernel, dialect: Dialect) -> (naga::Module, ModuleInfo) {
     needs.set(Capabilities::SUBGROUP, dialect.subgroup || kernel.lanes);
     needs.set(Capabilities::SHADER_INT64, kernel.lanes);
     needs.set(Capabilities::SHADER_FLOAT16, dialect.half);
+    needs.set(Capabilities::IMMEDIATES, dialect.immediates);
     needs.set(Capabilities::COOPERATIVE_MATRIX, kernel.matrices);
     let mut frontend = naga::front::wgsl::Frontend::new();
     let module = frontend

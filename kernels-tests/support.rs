@@ -14,12 +14,13 @@ pub(crate) static GPU: LazyLock<Gpu> = LazyLock::new(|| open(&GpuOptions::defaul
 pub(crate) static CHECKED: LazyLock<Gpu> =
     LazyLock::new(|| open(&GpuOptions { checked: true, ..GpuOptions::default() }));
 
-/// The same device with every other choice the other way round: checked indices, no subgroups,
+/// The same device with every other choice the other way round: checked indices, no subgroups, no immediates,
 /// dispatches cut as finely as can be, and the kernels for GPUs on a CPU driver (or the reverse).
 pub(crate) static OTHER: LazyLock<Gpu> = LazyLock::new(|| {
     open(&GpuOptions {
         checked: true,
         no_subgroups: true,
+        no_immediates: true,
         dispatch_ms: Some(1e-9),
         cpu_kernels: Some(!GPU.profile().cpu),
         ..GpuOptions::default()

@@ -17,7 +17,7 @@ use crate::{Report, Reports, assembly};
 fn programs(driver: &str, half: bool) -> Vec<Program> {
     // Only Apple's have subgroups of one size.
     let subgroup_size = (driver == "honeykrisp").then_some(32);
-    let profile = Profile { subgroup_size, half, ..Profile::default() };
+    let profile = Profile { subgroup_size, half, max_immediates: 128, ..Profile::default() };
     let recipe = |sets: &[&str]| {
         let mut recipe = Recipe::preset_with("semask-t", sets).expect("it comes with the program");
         recipe.set_num_classes(ModelConfig::default().num_classes).expect("150 is fine");
@@ -55,7 +55,7 @@ fn name(program: &Program) -> String {
     for (constant, value) in &program.constants {
         name += &format!(" {constant}={value}");
     }
-    let Dialect { subgroup, half } = program.dialect;
+    let Dialect { subgroup, half, .. } = program.dialect;
     for (yes, what) in [(subgroup, " subgroup"), (half, " half")] {
         name += if yes { what } else { "" };
     }
@@ -156,22 +156,25 @@ pub(crate) fn all(driver: &str) -> Reports {
             let (spirv, invocations) = spirv(program);
             let create = vk::ShaderModuleCreateInfo::default().code(&spirv);
             let module = device.create_shader_module(&create, None).expect("a module");
+            assert!(program.dialect.immediates, "all `Params` are small");
             let bindings: Vec<_> = (program.kernel.declarations().iter())
+                .filter(|binding| binding.access != Access::Uniform)
                 .map(|binding| {
-                    let kind = match binding.access {
-                        Access::Uniform => vk::DescriptorType::UNIFORM_BUFFER,
-                        Access::Read | Access::Write => vk::DescriptorType::STORAGE_BUFFER,
-                    };
                     vk::DescriptorSetLayoutBinding::default()
                         .binding(binding.number)
-                        .descriptor_type(kind)
+                        .descriptor_type(vk::DescriptorType::STORAGE_BUFFER)
                         .descriptor_count(1)
                         .stage_flags(vk::ShaderStageFlags::COMPUTE)
                 })
                 .collect();
             let create = vk::DescriptorSetLayoutCreateInfo::default().bindings(&bindings);
             let sets = [device.create_descriptor_set_layout(&create, None).expect("a set")];
-            let create = vk::PipelineLayoutCreateInfo::default().set_layouts(&sets);
+            let immediates = [vk::PushConstantRange::default()
+                .stage_flags(vk::ShaderStageFlags::COMPUTE)
+                .size(128)];
+            let create = vk::PipelineLayoutCreateInfo::default()
+                .set_layouts(&sets)
+                .push_constant_ranges(&immediates);
             let layout = device.create_pipeline_layout(&create, None).expect("a layout");
             let entry = CString::new(program.kernel.entry).expect("names have no zero");
             let stage = vk::PipelineShaderStageCreateInfo::default()

@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::median;
-use crate::gpu::{Plan, Profile, Recorder};
+use crate::gpu::{IMMEDIATES, Plan, Profile, Recorder};
 use crate::model::Model;
 use crate::train::recipe::Recipe;
 use crate::train::step::Step;
@@ -93,7 +93,8 @@ fn times(gpu: &Gpu, record: &dyn Fn() -> Result<Recorder>) -> Result<[f64; 3]> {
     Ok(all.map(|mut times| median(&mut times).expect("three at least")))
 }
 
-/// A device of a kind, with WebGPU's default limits, whose driver does nothing and takes no time for it.
+/// A device of a kind, with WebGPU's default limits and immediates, whose driver does nothing and takes no
+/// time for it.
 ///
 /// # Errors
 ///
@@ -106,8 +107,13 @@ pub fn no_driver(kind: wgpu::DeviceType) -> Result<Gpu> {
     let none = |error: String| Error::NoGpu(format!("wgpu's device without a driver: {error}"));
     let adapter = pollster::block_on(instance.request_adapter(&Default::default()))
         .map_err(|e| none(e.to_string()))?;
-    let (device, queue) = pollster::block_on(adapter.request_device(&Default::default()))
-        .map_err(|e| none(e.to_string()))?;
+    let wanted = wgpu::DeviceDescriptor {
+        required_features: wgpu::Features::IMMEDIATES,
+        required_limits: wgpu::Limits { max_immediate_size: IMMEDIATES, ..wgpu::Limits::default() },
+        ..Default::default()
+    };
+    let (device, queue) =
+        pollster::block_on(adapter.request_device(&wanted)).map_err(|e| none(e.to_string()))?;
     let info = wgpu::AdapterInfo { device_type: kind, ..adapter.get_info() };
     Ok(Gpu::from_wgpu(device, queue, &info))
 }

@@ -46,6 +46,9 @@ type ModuleCell = Arc<OnceLock<wgpu::ShaderModule>>;
 /// Sources (by address and number), dialect.
 type ModuleKey = (usize, usize, Dialect);
 
+/// Bytes of immediates that there are wherever there are any; wgpu accounts for no more than 256.
+pub(crate) const IMMEDIATES: u32 = 128;
+
 /// What kernels and plans need to know of a device; [`Gpu::profile`] tells a real one's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Profile {
@@ -66,6 +69,8 @@ pub struct Profile {
     pub max_binding: u64,
     /// Largest buffer in bytes.
     pub max_buffer: u64,
+    /// Most bytes of `Params` that come with a dispatch, as immediates; larger ones are in a uniform buffer.
+    pub max_immediates: u32,
     /// Alignment of `Params` in a uniform buffer.
     pub uniform_alignment: u32,
     /// Variants of kernels that were chosen for this device.
@@ -84,6 +89,7 @@ impl Default for Profile {
             matrix: None,
             max_binding: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,
+            max_immediates: 0,
             uniform_alignment: limits.min_uniform_buffer_offset_alignment,
             tuning: Arc::default(),
         }
@@ -107,6 +113,7 @@ impl Profile {
         let subgroups = features.contains(wgpu::Features::SUBGROUP) && fixed;
         let subgroup_size = (subgroups && !options.no_subgroups).then_some(info.subgroup_min_size);
         let cpu = options.cpu_kernels.unwrap_or(info.device_type == wgpu::DeviceType::Cpu);
+        let immediates = features.contains(wgpu::Features::IMMEDIATES) && !options.no_immediates;
         let long = features.contains(wgpu::Features::SHADER_INT64);
         Self {
             cpu,
@@ -116,6 +123,7 @@ impl Profile {
             matrix: None,
             max_binding: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,
+            max_immediates: if immediates { limits.max_immediate_size.min(IMMEDIATES) } else { 0 },
             uniform_alignment: limits.min_uniform_buffer_offset_alignment.max(16),
             tuning: Arc::default(),
         }
@@ -131,6 +139,8 @@ pub struct GpuOptions {
     pub checked: bool,
     /// Never uses subgroup operations.
     pub no_subgroups: bool,
+    /// Never hands over `Params` as immediates.
+    pub no_immediates: bool,
     /// Longest that one dispatch is meant to run, by estimate, in milliseconds: those that are longer
     /// are cut. Absent: 100, a twentieth of what makes Windows reset a device.
     pub dispatch_ms: Option<f32>,
@@ -247,6 +257,7 @@ impl Gpu {
             | wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::SHADER_INT64
             | wgpu::Features::SHADER_F16
+            | wgpu::Features::IMMEDIATES
             | wgpu::Features::PIPELINE_CACHE;
         let matrix = matrix_side(adapter);
         let (experimental, experiments) = match matrix {

@@ -15,7 +15,7 @@ pub struct Kernel {
     /// WGSL: the kernel's own file first, shared functions of `shaders/lib/` after it, so that
     /// line numbers in compiler messages are those of the file.
     pub sources: &'static [Source],
-    /// Fields of the host's `Params`, bound to `params`.
+    /// Fields of the host's `Params`, which the shader has as `params`.
     pub params: &'static [Field],
     /// Variables of the shader that the host binds, in the order in which it passes them.
     pub bindings: &'static [&'static str],
@@ -63,7 +63,12 @@ pub struct Dialect {
     pub subgroup: bool,
     /// Floating-point numbers of 16 bits: bindings declared as arrays of `Real` have them, others do not.
     pub half: bool,
+    /// `params` as immediates, which come with a dispatch, in place of a uniform buffer.
+    pub immediates: bool,
 }
+
+/// How every kernel declares its `Params`, and how it does with immediates.
+const PARAMS: [&str; 2] = ["@group(0) @binding(0) var<uniform> params:", "var<immediate> params:"];
 
 /// A field of a `Params` struct: its name and byte offset.
 pub type Field = (&'static str, usize);
@@ -119,11 +124,13 @@ impl Kernel {
     pub fn dialects(&self) -> Vec<Dialect> {
         let subgroups = self.sources.iter().any(|s| s.subgroup.is_some());
         let halves = self.sources.iter().any(|s| s.half.is_some());
-        let all = [(false, false), (true, false), (false, true), (true, true)];
-        all.into_iter()
-            .filter(|&(subgroup, half)| (subgroups || !subgroup) && (halves || !half))
-            .filter(|&(_, half)| half || !self.matrices)
-            .map(|(subgroup, half)| Dialect { subgroup, half })
+        let all = (0..8).map(|bits| Dialect {
+            subgroup: bits & 1 != 0,
+            half: bits & 2 != 0,
+            immediates: bits & 4 != 0,
+        });
+        all.filter(|d| (subgroups || !d.subgroup) && (halves || !d.half))
+            .filter(|d| d.half || !self.matrices)
             .collect()
     }
 
@@ -137,13 +144,17 @@ impl Kernel {
         // Before the comment that every file begins with, so that line numbers stay.
         let half = if dialect.half { "enable f16; " } else { "" };
         let matrices = if self.matrices { "enable wgpu_cooperative_matrix; " } else { "" };
-        [half, matrices].into_iter().chain(self.sources.iter().map(pick)).collect()
+        let text: String =
+            [half, matrices].into_iter().chain(self.sources.iter().map(pick)).collect();
+        let [uniform, immediate] = PARAMS;
+        if dialect.immediates { text.replacen(uniform, immediate, 1) } else { text }
     }
 
     /// `params` and then [`bindings`](Self::bindings), as the shader declares them.
     ///
     /// Read off the declarations, each of which is one line of the form
-    /// `@group(0) @binding(3) var<storage, read> dy: array<f32>;`, or of a texture, without `<…>`.
+    /// `@group(0) @binding(3) var<storage, read> dy: array<f32>;`, or of a texture, without `<…>`. Those of
+    /// `params` are of the [`Dialect`] that has it in a uniform buffer.
     ///
     /// # Panics
     ///
@@ -192,7 +203,7 @@ fn declaration(line: &str) -> Option<(&str, Binding)> {
     Some((name, Binding { number: number.parse().ok()?, access, real: ty.contains("Real") }))
 }
 
-/// Small constants of one dispatch, bound as the uniform `params`.
+/// Small constants of one dispatch, which the shader has as `params`: immediates or a uniform buffer.
 pub trait Params: bytemuck::Pod {
     /// Fields in order of declaration.
     const FIELDS: &'static [Field];

@@ -21,5 +21,5 @@ pub use recorder::{Dispatch, Grid, Program, Recorder};
 pub use timeline::{Clock, DispatchTime, KernelTime, Timeline};
 pub use tune::{Family, Tuned, Tuning, Variant, tune};
 
-pub(crate) use device::megabytes;
+pub(crate) use device::{IMMEDIATES, megabytes};
 pub(crate) use kernel::{params, source};

@@ -36,9 +36,12 @@ pub struct Plan {
 #[derive(Debug)]
 struct Step {
     pipeline: Arc<Pipeline>,
-    /// Where it may be cut: the first workgroup of a part, and bindings whose `Params` say so. Only
-    /// one, at 0, for a kernel that cannot be cut.
-    starts: Vec<(u32, wgpu::BindGroup)>,
+    /// Where it may be cut: the first workgroup of a part. Only 0 for a kernel that cannot be cut.
+    starts: Vec<u32>,
+    /// One for each start, whose `Params` say so; only one where these are immediates.
+    bind_groups: Vec<wgpu::BindGroup>,
+    /// `Params`, if they are immediates, and where in them the first workgroup is.
+    immediates: Option<(Vec<u8>, Option<usize>)>,
     grid: Grid,
     estimated_ms: f32,
     // For profiles; see `DispatchTime`.
@@ -52,6 +55,7 @@ struct Step {
 /// What one call to the device does of a [`Step`].
 struct Part<'a> {
     step: &'a Step,
+    first: u32,
     bind_group: &'a wgpu::BindGroup,
     grid: Grid,
     estimated_ms: f32,
@@ -68,16 +72,17 @@ impl Step {
         } else {
             // Workgroups of a part lie in one line: the last line of a rectangle might reach into
             // the next part, and some kernels add to what is there.
-            let wide = self.starts.get(1).map_or(1, |(first, _)| MAX_GROUPS / *first as usize);
+            let wide = self.starts.get(1).map_or(1, |first| MAX_GROUPS / *first as usize);
             each.clamp(1, wide.max(1))
         };
         (0..count).step_by(each).map(move |i| {
-            let (first, bind_group) = &self.starts[i];
-            let next = self.starts.get(i + each).map_or(x * y, |(next, _)| *next);
+            let first = self.starts[i];
+            let next = self.starts.get(i + each).map_or(x * y, |next| *next);
             let whole = each == count;
             Part {
                 step: self,
-                bind_group,
+                first,
+                bind_group: self.bind_groups.get(i).unwrap_or(&self.bind_groups[0]),
                 grid: if whole { self.grid } else { Grid([next - first, 1, z]) },
                 estimated_ms: self.estimated_ms * (next - first) as f32 / (x * y) as f32,
             }
@@ -338,10 +343,10 @@ impl Plan {
         let (uniforms, offsets) = upload_params(gpu, recorder, &cuts);
         let mut offsets = offsets.into_iter();
         let mut steps = Vec::with_capacity(recorder.len());
-        for (dispatch, cuts) in recorder.dispatches.iter().zip(cuts) {
+        for (dispatch, starts) in recorder.dispatches.iter().zip(cuts) {
             let pipeline = gpu.pipeline(dispatch);
             let places: Vec<_> = dispatch.tensors.iter().map(|t| resolve(recorder, t)).collect();
-            let mut entries = Vec::with_capacity(1 + places.len());
+            let mut entries = Vec::with_capacity(places.len());
             for ((tensor, place), binding) in
                 dispatch.tensors.iter().zip(&places).zip(&pipeline.bindings[1..])
             {
@@ -357,29 +362,35 @@ impl Plan {
                 };
                 entries.push(wgpu::BindGroupEntry { binding: binding.number, resource });
             }
-            let mut bind = |first| {
-                let params = wgpu::BufferBinding {
-                    buffer: &uniforms,
-                    offset: offsets.next().expect("one per start"),
-                    size: wgpu::BufferSize::new(dispatch.params.len() as u64),
-                };
-                entries.push(wgpu::BindGroupEntry {
+            let bind = |params: Option<u64>| {
+                let params = params.map(|offset| wgpu::BindGroupEntry {
                     binding: pipeline.bindings[0].number,
-                    resource: wgpu::BindingResource::Buffer(params),
+                    resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                        buffer: uniforms.as_ref().expect("it has this dispatch's"),
+                        offset,
+                        size: wgpu::BufferSize::new(uniform_size(dispatch)),
+                    }),
                 });
-                let bind_group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+                let entries: Vec<_> = params.into_iter().chain(entries.iter().cloned()).collect();
+                gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
                     label: Some(&pipeline.label),
                     layout: &pipeline.layout,
                     entries: &entries,
-                });
-                entries.pop();
-                (first, bind_group)
+                })
             };
-            let starts = cuts.into_iter().map(&mut bind).collect();
+            let immediates = dispatch.dialect.immediates;
+            let bind_groups = if immediates {
+                vec![bind(None)]
+            } else {
+                offsets.by_ref().take(starts.len()).map(|at| bind(Some(at))).collect()
+            };
+            let immediates = immediates.then(|| (dispatch.params.clone(), dispatch.first_group()));
             let estimated_ms = estimate_ms(gpu.profile(), dispatch);
             steps.push(Step {
                 pipeline,
                 starts,
+                bind_groups,
+                immediates,
                 grid: dispatch.grid,
                 estimated_ms,
                 scope: dispatch.scope.clone(),
@@ -645,6 +656,12 @@ impl Part<'_> {
     fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
         pass.set_pipeline(&self.step.pipeline.pipeline);
         pass.set_bind_group(0, self.bind_group, &[]);
+        if let Some((params, first_group)) = &self.step.immediates {
+            pass.set_immediates(0, params);
+            if let Some(at) = first_group.filter(|_| self.first > 0) {
+                pass.set_immediates(at as u32, bytemuck::bytes_of(&self.first));
+            }
+        }
         let Grid([x, y, z]) = self.grid;
         pass.dispatch_workgroups(x, y, z);
     }
@@ -664,12 +681,24 @@ fn starts(gpu: &Gpu, dispatch: &Dispatch) -> Vec<u32> {
     (0..x * y).step_by(each as usize).collect()
 }
 
-/// All `Params` in one buffer, with the first workgroup of each part; and their offsets.
-fn upload_params(gpu: &Gpu, recorder: &Recorder, cuts: &[Vec<u32>]) -> (wgpu::Buffer, Vec<u64>) {
+/// Bytes of `Params` in a uniform buffer: the size of a struct in WGSL is a multiple of its alignment, which
+/// is 16 with vectors of four in it.
+fn uniform_size(dispatch: &Dispatch) -> u64 {
+    dispatch.params.len().next_multiple_of(16) as u64
+}
+
+/// All `Params` that are no immediates in one buffer, with the first workgroup of each part; and their
+/// offsets.
+fn upload_params(
+    gpu: &Gpu,
+    recorder: &Recorder,
+    cuts: &[Vec<u32>],
+) -> (Option<wgpu::Buffer>, Vec<u64>) {
     let alignment = gpu.profile().uniform_alignment as usize;
     let mut bytes: Vec<u8> = Vec::new();
-    let mut offsets = Vec::with_capacity(recorder.len());
-    for (dispatch, starts) in recorder.dispatches.iter().zip(cuts) {
+    let mut offsets = Vec::new();
+    let dispatches = recorder.dispatches.iter().zip(cuts);
+    for (dispatch, starts) in dispatches.filter(|(dispatch, _)| !dispatch.dialect.immediates) {
         for first in starts {
             bytes.resize(bytes.len().next_multiple_of(alignment), 0);
             offsets.push(bytes.len() as u64);
@@ -680,7 +709,10 @@ fn upload_params(gpu: &Gpu, recorder: &Recorder, cuts: &[Vec<u32>]) -> (wgpu::Bu
             }
         }
     }
-    bytes.resize(bytes.len().next_multiple_of(16).max(16), 0);
+    if bytes.is_empty() {
+        return (None, offsets);
+    }
+    bytes.resize(bytes.len().next_multiple_of(16), 0);
     let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
         label: Some("params"),
         size: bytes.len() as u64,
@@ -688,7 +720,7 @@ fn upload_params(gpu: &Gpu, recorder: &Recorder, cuts: &[Vec<u32>]) -> (wgpu::Bu
         mapped_at_creation: false,
     });
     gpu.queue().write_buffer(&buffer, 0, &bytes);
-    (buffer, offsets)
+    (Some(buffer), offsets)
 }
 
 /// Why a device cannot bind the `i`-th tensor of a dispatch, if so.

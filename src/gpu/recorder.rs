@@ -191,13 +191,12 @@ impl Recorder {
         grid: Grid,
     ) -> &mut Dispatch {
         assert_eq!(tensors.len(), kernel.bindings.len(), "{}: bindings", kernel.label());
-        let mut params = bytemuck::bytes_of(&params).to_vec();
-        // The size of a struct in WGSL is a multiple of its alignment: 16 with vectors of four in it.
-        params.resize(params.len().next_multiple_of(16), 0);
+        let params = bytemuck::bytes_of(&params).to_vec();
+        let immediates = params.len() <= self.profile.max_immediates as usize;
         self.dispatches.push(Dispatch {
             kernel,
             constants: Vec::new(),
-            dialect: Dialect::default(),
+            dialect: Dialect { immediates, ..Dialect::default() },
             params,
             tensors: tensors.iter().copied().cloned().collect(),
             grid,
