@@ -5,27 +5,27 @@ use semask_gpu::{Gpu, Tensor, wgpu};
 
 use crate::support::{GPU, OTHER, assert_close, run};
 
-const MEAN: [f32; 3] = [123.675, 116.28, 103.53];
-const STD: [f32; 3] = [58.395, 57.12, 57.375];
+pub(crate) const MEAN: [f32; 3] = [123.675, 116.28, 103.53];
+pub(crate) const STD: [f32; 3] = [58.395, 57.12, 57.375];
 
 /// Batch, height, width: runs of 256 pixels, and more than 65 535 workgroups.
 const SIZES: [[usize; 3]; 5] = [[1, 1, 1], [2, 3, 5], [1, 2, 256], [3, 2, 257], [1, 65_537, 1]];
 
 /// Pixels of four bytes each, some of them with alpha 0.
-fn pixels(count: usize) -> Vec<u8> {
+pub(crate) fn pixels(count: usize) -> Vec<u8> {
     let mut rng = Rng::new(11, count as u64);
     let mut bytes: Vec<u8> = (0..4 * count).map(|_| rng.bits() as u8).collect();
     bytes.chunks_mut(4).step_by(3).for_each(|pixel| pixel[3] = 0);
     bytes
 }
 
-fn words(bytes: &[u8]) -> Vec<u32> {
+pub(crate) fn words(bytes: &[u8]) -> Vec<u32> {
     let mut bytes = bytes.to_vec();
     bytes.resize(bytes.len().next_multiple_of(4), 0);
     bytes.chunks(4).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect()
 }
 
-fn normalized(bytes: &[u8], width: usize, flip: bool) -> Vec<f64> {
+pub(crate) fn normalized(bytes: &[u8], width: usize, flip: bool) -> Vec<f64> {
     let value = |at: usize| {
         let (pixel, c) = (at / 3, at % 3);
         let (row, col) = (pixel / width, pixel % width);
@@ -106,7 +106,7 @@ fn paint_blends_truncates_and_leaves_ignored_pixels_alone() {
     }
 }
 
-fn texture(
+pub(crate) fn texture(
     gpu: &Gpu,
     [h, w]: [usize; 2],
     format: wgpu::TextureFormat,

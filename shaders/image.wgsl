@@ -43,9 +43,7 @@ fn normalize(
 ) {
     let run = locate(group, groups);
     for (var col = run.start + lane; col < run.end; col += WORKGROUP) {
-        let word = rgba[run.row * params.width + col];
-        let bytes = vec4(word, word >> 8u, word >> 16u, word >> 24u) & vec4(255u);
-        store(run.row, col, vec4<f32>(bytes));
+        store(run.row, col, pixel_of(rgba[run.row * params.width + col]));
     }
 }
 
@@ -113,8 +111,7 @@ fn locate(group: vec3<u32>, groups: vec3<u32>) -> Run {
 
 // `v`: red, green, blue and alpha in 0..255.
 fn store(row: u32, col: u32, v: vec4<f32>) {
-    // The padding of a batch has alpha 0, and is 0 for the network as in training.
-    let n = select((v.rgb - params.mean.rgb) / params.deviation.rgb, vec3(0.0), v.a == 0.0);
+    let n = normalized(v, params.mean, params.deviation);
     let to = 3u * (row * params.width + select(col, params.width - 1u - col, params.flip != 0u));
     x[to] = n.r;
     x[to + 1u] = n.g;
@@ -123,12 +120,7 @@ fn store(row: u32, col: u32, v: vec4<f32>) {
 
 // A texture's pixel in 0..1, as the bytes of an image file would be.
 fn load(row: u32, col: u32) -> vec4<f32> {
-    let v = textureLoad(image, vec2(col, row), 0);
-    // What sRGB textures decode.
-    let low = 12.92 * v.rgb;
-    let high = 1.055 * pow(max(v.rgb, vec3(0.0)), vec3(1.0 / 2.4)) - 0.055;
-    let encoded = select(high, low, v.rgb <= vec3(0.0031308));
-    return vec4(select(v.rgb, encoded, params.linear != 0u), v.a);
+    return encoded(textureLoad(image, vec2(col, row), 0), params.linear);
 }
 
 fn label_at(at: u32) -> u32 {

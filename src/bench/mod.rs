@@ -16,8 +16,8 @@ use crate::model::{MaskSettings, Model, ModelConfig, SwinBlock};
 use crate::nn::Parameters;
 use crate::ops::predict::{self, Resizing};
 use crate::ops::{
-    self, BatchNorm, CrossEntropy, GroupNorm, MaskPoints, MaskTargets, Matching, PointSource,
-    Running, Windows,
+    self, BatchNorm, CrossEntropy, GroupNorm, Image, MaskPoints, MaskTargets, Matching, Normalize,
+    PointSource, Running, Windows,
 };
 use crate::optim::{AdamW, AdamWSettings};
 use crate::random::Rng;
@@ -63,6 +63,7 @@ pub const ROWS: &[(&str, &str)] = &[
     ("m4", "deformable convolution 128 → 128 at 64², 8 groups"),
     ("m5", "depthwise 3 × 3 convolution, 384 channels at 64²"),
     ("m6", "patches of 4 × 4 of a picture of 512²"),
+    ("m6b", "the same from bytes, normalised on the way"),
     ("m7", "patch merging, 96 channels at 128²"),
     ("m8", "argmax of 150 classes, logits of 128² resized to 512²"),
     ("n1", "sum of two tensors of 6.3 M elements"),
@@ -171,7 +172,7 @@ impl Bench {
             _ => 0,
         };
         // Some have no way back, and that of a sum is free.
-        let with_backward = !matches!(name, "a5s" | "m8" | "n1" | "n3" | "q4" | "r1");
+        let with_backward = !matches!(name, "a5s" | "m6b" | "m8" | "n1" | "n3" | "q4" | "r1");
         Self::plan(inputs, &work, with_backward, gathered)
     }
 
@@ -472,6 +473,12 @@ fn work(inputs: &mut Inputs<'_>, name: &str) -> Result<Work> {
         "m6" => {
             let x = inputs.new_tensor([1, 512, 512, 3])?;
             Box::new(move |tape| vec![ops::patchify(tape, &x, 4)])
+        }
+        "m6b" => {
+            let rgba = inputs.new_tensor([1, 512, 512])?;
+            let normalize =
+                Normalize { mean: [123.675, 116.28, 103.53], std: [58.4; 3], flip: false };
+            Box::new(move |tape| vec![ops::patchify(tape, Image::bytes(&rgba, normalize), 4)])
         }
         "m7" => {
             let x = inputs.new_tensor([1, 128, 128, 96])?;

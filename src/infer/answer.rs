@@ -5,7 +5,8 @@ use std::ops::Range;
 use crate::gpu::Recorder;
 use crate::model::{Model, Prediction};
 use crate::ops::predict::{self, Part, Resizing};
-use crate::{Gpu, Result, Tape, Tensor, ops};
+use crate::ops::{self, Image};
+use crate::{Gpu, Result, Tape, Tensor};
 
 /// Most bytes of a band of a map at full resolution.
 const BAND_BYTES: u64 = 64 << 20;
@@ -26,8 +27,8 @@ pub(crate) enum Answer {
 }
 
 impl Answer {
-    /// The answer to `image`, normalised, `[1, H, W, 3]`.
-    pub(crate) fn new(tape: &mut Tape, model: &Model, image: &Tensor) -> Self {
+    /// The answer to `image`.
+    pub(crate) fn new(tape: &mut Tape, model: &Model, image: Image) -> Self {
         if !model.config().head.finds_masks() {
             return Self::Pixels(model.forward(tape, image));
         }

@@ -3,7 +3,8 @@
 use super::segmenter::{check, normalisation, too_large};
 use super::{Answer, Segmenter};
 use crate::gpu::Plan;
-use crate::{Result, Tape, Tensor, ops, wgpu};
+use crate::ops::{self, Image};
+use crate::{Result, Tape, Tensor, wgpu};
 
 /// Where [`Live`] pictures come from.
 #[derive(Clone, Debug)]
@@ -86,11 +87,12 @@ impl Segmenter {
             }
         };
         let image = match linear {
-            None => ops::normalize(tape.recorder(), &source, normalise),
-            Some(linear) => ops::normalize_texture(tape.recorder(), &source, linear, normalise),
+            None => Image::bytes(&source, normalise),
+            Some(linear) => Image::texture(&source, linear, normalise),
         };
-        let size = [image.dims()[1], image.dims()[2]];
-        let answer = Answer::new(&mut tape, model, &image);
+        let [_, height, width] = image.dims();
+        let size = [height, width];
+        let answer = Answer::new(&mut tape, model, image);
         let mut recorder = tape.finish();
         let words = answer.labels(&mut recorder, size, size);
         let labels = recorder.keep(&words, "labels");

@@ -10,7 +10,7 @@ use super::{Answer, Slide};
 use crate::gpu::{Plan, Recorder};
 use crate::model::{Encoder, Model};
 use crate::ops::predict::{self, Part, Resizing};
-use crate::ops::{self, Normalize};
+use crate::ops::{self, Image, Normalize};
 use crate::{Error, Gpu, Result, Tape, Tensor};
 
 /// Plans that are kept, and what their shared memory may come to in bytes. One is always kept.
@@ -380,9 +380,8 @@ impl Segmenter {
         check(&self.gpu, &self.model, batch, key.size)?;
         let input = Tensor::pinned("pictures", [batch, height, width]);
         let mut tape = Tape::inference(self.gpu.profile());
-        let normalise = normalisation(&self.model);
-        let image = ops::normalize(tape.recorder(), &input, normalise);
-        let answer = Answer::new(&mut tape, &self.model, &image);
+        let image = Image::bytes(&input, normalisation(&self.model));
+        let answer = Answer::new(&mut tape, &self.model, image);
         let mut recorder = tape.finish();
         let output = match labels {
             None => Output::Answer(answer.keep(&mut recorder)),

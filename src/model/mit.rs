@@ -3,7 +3,8 @@
 use super::semantic::SemanticLayer;
 use super::{Features, ModelConfig};
 use crate::nn::{Init, LayerNorm, Linear, ParameterScope};
-use crate::{Tape, Tensor, ops};
+use crate::ops::{self, Image};
+use crate::{Tape, Tensor};
 
 /// What the blocks' and the stages' norms add to the variance; other norms keep PyTorch's default.
 const EPS: f32 = 1e-6;
@@ -61,13 +62,14 @@ impl MixTransformer {
         Self { stages }
     }
 
-    /// `image`: normalised, `[B, H, W, 3]`, any size.
-    pub fn forward(&self, tape: &mut Tape, image: &Tensor) -> Features {
-        let mut x = image.clone();
+    /// `image`: pictures of any size, or a tensor of normalised ones, `[B, H, W, 3]`.
+    pub fn forward(&self, tape: &mut Tape, image: impl Into<Image>) -> Features {
+        let mut map = image.into();
         let mut features = Features { maps: Vec::new(), priors: Vec::new() };
         for (i, stage) in self.stages.iter().enumerate() {
             let n = i + 1;
-            x = tape.scope(format!("patch_embed{n}"), |tape| stage.patch_embed.forward(tape, &x));
+            let embed = |tape: &mut Tape| stage.patch_embed.forward(tape, &map);
+            let mut x = tape.scope(format!("patch_embed{n}"), embed);
             for (j, block) in stage.blocks.iter().enumerate() {
                 let block = block.clone();
                 x = tape.scope(format!("block{n}.{j}"), |tape| {
@@ -84,7 +86,8 @@ impl MixTransformer {
             }
             // Unlike Swin's next stage, this one's sees what the norm has made.
             x = tape.scope(format!("norm{n}"), |tape| stage.norm.forward(tape, &x));
-            features.maps.push(x.clone());
+            map = Image::from(&x);
+            features.maps.push(x);
             features.priors.push(prior);
         }
         features
@@ -114,8 +117,8 @@ impl OverlapPatchEmbed {
         Self { weight, bias, stride, norm: LayerNorm::new(scope.at("norm"), outputs) }
     }
 
-    /// `x`: `[B, H, W, C]` → `[B, ⌈H / stride⌉, ⌈W / stride⌉, C']`.
-    pub fn forward(&self, tape: &mut Tape, x: &Tensor) -> Tensor {
+    /// `x`: pictures, or a map, `[B, H, W, C]` → `[B, ⌈H / stride⌉, ⌈W / stride⌉, C']`.
+    pub fn forward(&self, tape: &mut Tape, x: impl Into<Image>) -> Tensor {
         let kernel = self.weight.shape().last();
         let patches = ops::unfold(tape, x, kernel, self.stride, kernel / 2);
         let y = project(tape, &patches, &self.weight, &self.bias);

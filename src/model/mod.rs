@@ -31,7 +31,7 @@ pub use semantic::{SemanticAttention, SemanticLayer};
 pub use swin::{Features, PatchEmbed, PatchMerging, Swin, SwinBlock, WindowAttention};
 
 use crate::nn::{Init, ParameterScope, Parameters};
-use crate::ops::{self, CrossEntropy};
+use crate::ops::{self, CrossEntropy, Image};
 use crate::{Tape, Tensor};
 
 /// An encoder with a head: pictures to class logits.
@@ -60,11 +60,11 @@ impl Backbone {
         }
     }
 
-    /// `image`: normalised, `[B, H, W, 3]`, any size.
-    pub fn forward(&self, tape: &mut Tape, image: &Tensor) -> Features {
+    /// `image`: pictures of any size, or a tensor of normalised ones, `[B, H, W, 3]`.
+    pub fn forward(&self, tape: &mut Tape, image: impl Into<Image>) -> Features {
         match self {
-            Self::Swin(swin) => swin.forward(tape, image),
-            Self::Mit(mit) => mit.forward(tape, image),
+            Self::Swin(swin) => swin.forward(tape, image.into()),
+            Self::Mit(mit) => mit.forward(tape, image.into()),
         }
     }
 }
@@ -168,15 +168,15 @@ impl Model {
         &self.backbone
     }
 
-    /// `image`: normalised, `[B, H, W, 3]`, any size → class logits `[B, ⌈H / 4⌉, ⌈W / 4⌉, K]`,
-    /// before softmax.
+    /// `image`: pictures of any size, or a tensor of normalised ones, `[B, H, W, 3]` → class logits
+    /// `[B, ⌈H / 4⌉, ⌈W / 4⌉, K]`, before softmax.
     ///
     /// # Panics
     ///
     /// If the head finds masks.
     #[track_caller]
-    pub fn forward(&self, tape: &mut Tape, image: &Tensor) -> Tensor {
-        self.maps_and_logits(tape, image).1
+    pub fn forward(&self, tape: &mut Tape, image: impl Into<Image>) -> Tensor {
+        self.maps_and_logits(tape, image.into()).1
     }
 
     /// Logits, and the summed priors where there are semantic layers, both at stride 4.
@@ -185,13 +185,17 @@ impl Model {
     ///
     /// If the head finds masks.
     #[track_caller]
-    pub fn forward_with_prior(&self, tape: &mut Tape, image: &Tensor) -> (Tensor, Option<Tensor>) {
-        let (features, logits) = self.maps_and_logits(tape, image);
+    pub fn forward_with_prior(
+        &self,
+        tape: &mut Tape,
+        image: impl Into<Image>,
+    ) -> (Tensor, Option<Tensor>) {
+        let (features, logits) = self.maps_and_logits(tape, image.into());
         (logits, semantic_branch(tape, &features, false))
     }
 
     #[track_caller]
-    fn maps_and_logits(&self, tape: &mut Tape, image: &Tensor) -> (Features, Tensor) {
+    fn maps_and_logits(&self, tape: &mut Tape, image: Image) -> (Features, Tensor) {
         let Decoder::Fpn(head) = &self.decoder else {
             panic!("{:?} finds masks", self.config.head)
         };
@@ -200,19 +204,19 @@ impl Model {
         (features, logits)
     }
 
-    /// What a head that finds masks makes of `image`: normalised, `[B, H, W, 3]`, any size. It is padded with
-    /// zeros, right and below, to multiples of 32.
+    /// What a head that finds masks makes of `image`: pictures of any size, or a tensor of normalised ones,
+    /// `[B, H, W, 3]`. It is padded with zeros, right and below, to multiples of 32.
     ///
     /// # Panics
     ///
     /// If the head finds none.
     #[track_caller]
-    pub fn forward_masks(&self, tape: &mut Tape, image: &Tensor) -> Predictions {
+    pub fn forward_masks(&self, tape: &mut Tape, image: impl Into<Image>) -> Predictions {
         let Decoder::Mask(head) = &self.decoder else {
             panic!("{:?} finds no masks", self.config.head)
         };
-        let image = pad(tape, image, self.config.size_divisor());
-        let features = tape.scope("backbone", |tape| self.backbone.forward(tape, &image));
+        let image = image.into().padded(self.config.size_divisor());
+        let features = tape.scope("backbone", |tape| self.backbone.forward(tape, image));
         let layers = tape.scope("sem_seg_head", |tape| head.forward(tape, &features.maps));
         let prior = semantic_branch(tape, &features, true);
         Predictions { layers, prior }
@@ -220,7 +224,7 @@ impl Model {
 
     /// The losses of a batch.
     ///
-    /// - `image`: normalised, `[B, H, W, 3]`
+    /// - `image`: pictures, or a tensor of normalised ones, `[B, H, W, 3]`
     /// - `labels`: class ids of `[B, H, W]`, four to a word, 255 where ignored
     ///
     /// # Panics
@@ -230,15 +234,13 @@ impl Model {
     pub fn losses(
         &self,
         tape: &mut Tape,
-        image: &Tensor,
+        image: impl Into<Image>,
         labels: &Tensor,
         settings: LossSettings,
     ) -> Losses {
-        let [batch, height, width, _] = *image.dims() else {
-            panic!("losses: an image of {:?}", image.shape())
-        };
+        let image = image.into();
+        let size @ [_, height, width] = image.dims();
         if self.config.head.finds_masks() {
-            let size = [batch, height, width];
             let divisor = self.config.size_divisor();
             let fits = height.is_multiple_of(divisor) && width.is_multiple_of(divisor);
             assert!(fits, "losses: {size:?} is not padded to multiples of {divisor}");
@@ -283,18 +285,4 @@ fn encoder_init(config: &ModelConfig, name: &str, fan_in: Option<usize>) -> Opti
         false if semantic => Some(Init::kaiming_normal(fan_in)),
         _ => Some(Init::pytorch(fan_in)),
     }
-}
-
-/// `image`, `[B, H, W, 3]`, with zeros right and below to multiples of `divisor`.
-fn pad(tape: &mut Tape, image: &Tensor, divisor: usize) -> Tensor {
-    let mut image = image.clone();
-    for axis in [1, 2] {
-        let mut dims = image.dims().to_vec();
-        dims[axis] = dims[axis].next_multiple_of(divisor) - dims[axis];
-        if dims[axis] > 0 {
-            let zeros = ops::fill(tape.recorder(), &dims[..], 0.0);
-            image = ops::concat(tape, [&image, &zeros], axis);
-        }
-    }
-    image
 }

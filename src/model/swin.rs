@@ -3,7 +3,7 @@
 use super::ModelConfig;
 use super::semantic::SemanticLayer;
 use crate::nn::{Init, LayerNorm, Linear, ParameterScope};
-use crate::ops::{self, Windows};
+use crate::ops::{self, Image, Windows};
 use crate::{Tape, Tensor};
 
 /// Side of the patches that a picture is cut into.
@@ -47,8 +47,8 @@ impl Swin {
         Self { patch_embed, absolute_pos_embed, layers, norms }
     }
 
-    /// `image`: normalised, `[B, H, W, 3]`, any size.
-    pub fn forward(&self, tape: &mut Tape, image: &Tensor) -> Features {
+    /// `image`: pictures of any size, or a tensor of normalised ones, `[B, H, W, 3]`.
+    pub fn forward(&self, tape: &mut Tape, image: impl Into<Image>) -> Features {
         let mut x = tape.scope("patch_embed", |tape| self.patch_embed.forward(tape, image));
         if let Some(table) = &self.absolute_pos_embed {
             let (height, width) = (x.dims()[1], x.dims()[2]);
@@ -94,8 +94,8 @@ impl PatchEmbed {
         Self { weight, bias, norm: LayerNorm::new(scope.at("norm"), embed_dim) }
     }
 
-    /// `image`: `[B, H, W, 3]` → `[B, ⌈H / 4⌉, ⌈W / 4⌉, E]`.
-    pub fn forward(&self, tape: &mut Tape, image: &Tensor) -> Tensor {
+    /// `image`: pictures, or a tensor of normalised ones, `[B, H, W, 3]` → `[B, ⌈H / 4⌉, ⌈W / 4⌉, E]`.
+    pub fn forward(&self, tape: &mut Tape, image: impl Into<Image>) -> Tensor {
         let patches = ops::patchify(tape, image, PATCH);
         let weight = self.weight.reshape([self.bias.dims()[0], 3 * PATCH * PATCH]);
         let x = ops::linear(tape, &patches, &weight, Some(&self.bias));

@@ -3,7 +3,7 @@
 use crate::Tensor;
 use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
 
-const SOURCES: &[Source] = &[source!("image")];
+const SOURCES: &[Source] = &[source!("image"), source!("lib/pixels")];
 
 static NORMALIZE: Kernel = kernel("normalize", &["rgba", "x"]);
 static NORMALIZE_TEXTURE: Kernel = kernel("normalize_texture", &["image", "x"]);
@@ -55,10 +55,84 @@ pub struct Normalize {
 }
 
 impl Normalize {
-    fn params(self, dims: &[usize]) -> Params {
+    /// Mean and deviation as vectors of four.
+    pub(super) fn vectors(self) -> [[f32; 4]; 2] {
         let four = |[r, g, b]: [f32; 3], a| [r, g, b, a];
-        let (mean, deviation) = (four(self.mean, 0.0), four(self.std, 1.0));
+        [four(self.mean, 0.0), four(self.std, 1.0)]
+    }
+
+    fn params(self, dims: &[usize]) -> Params {
+        let [mean, deviation] = self.vectors();
         Params { mean, deviation, flip: u32::from(self.flip), ..Params::new(dims) }
+    }
+}
+
+/// Pictures of one size, as a network takes them: normalised and padded when they are cut into patches
+/// ([`patchify`](super::patchify), [`unfold`](super::unfold)), with no tensor in between.
+#[derive(Clone, Debug)]
+pub struct Image {
+    pub(super) pixels: Pixels,
+    /// B, H, W, with padding.
+    dims: [usize; 3],
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Pixels {
+    Map(Tensor),
+    Bytes(Tensor, Normalize),
+    Texture { image: Tensor, linear: bool, normalize: Normalize },
+}
+
+impl Image {
+    /// Images of bytes, as [`normalize`] takes them.
+    ///
+    /// # Panics
+    ///
+    /// If `rgba` is not `[B, H, W]`.
+    #[track_caller]
+    pub fn bytes(rgba: &Tensor, normalize: Normalize) -> Self {
+        let [batch, height, width] = *rgba.dims() else { panic!("bytes of {:?}", rgba.shape()) };
+        Self { pixels: Pixels::Bytes(rgba.clone(), normalize), dims: [batch, height, width] }
+    }
+
+    /// A texture that an application already has on the device, as [`normalize_texture`] takes it.
+    ///
+    /// # Panics
+    ///
+    /// If `image` is no texture.
+    #[track_caller]
+    pub fn texture(image: &Tensor, linear: bool, normalize: Normalize) -> Self {
+        assert!(image.is_texture(), "a texture of {:?}", image.shape());
+        let dims = [1, image.dims()[0], image.dims()[1]];
+        Self { pixels: Pixels::Texture { image: image.clone(), linear, normalize }, dims }
+    }
+
+    /// Pictures, height, width.
+    pub fn dims(&self) -> [usize; 3] {
+        self.dims
+    }
+
+    /// The same with zeros right and below, up to multiples of `divisor`.
+    #[must_use]
+    pub fn padded(self, divisor: usize) -> Self {
+        let [batch, height, width] = self.dims;
+        let [height, width] = [height, width].map(|side| side.next_multiple_of(divisor));
+        Self { dims: [batch, height, width], ..self }
+    }
+}
+
+impl From<&Tensor> for Image {
+    /// What is normalised already, or any map: `[B, H, W, C]`. It gets a gradient if it is tracked.
+    #[track_caller]
+    fn from(x: &Tensor) -> Self {
+        let [batch, height, width, _] = *x.dims() else { panic!("an image of {:?}", x.shape()) };
+        Self { pixels: Pixels::Map(x.clone()), dims: [batch, height, width] }
+    }
+}
+
+impl From<&Image> for Image {
+    fn from(image: &Image) -> Self {
+        image.clone()
     }
 }
 

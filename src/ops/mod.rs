@@ -53,7 +53,7 @@ pub use drop::{drop_path, dropout, dropout2d};
 pub(crate) use elementwise::{Vectors, clear, copy, narrowed};
 pub use elementwise::{accumulate, add, add_bias, fill, gelu, relu, scale, sum_of};
 pub use group_norm::{GroupNorm, group_norm};
-pub use image::{Normalize, normalize, normalize_texture, paint, paint_texture};
+pub use image::{Image, Normalize, normalize, normalize_texture, paint, paint_texture};
 pub(crate) use layer_norm::Normed;
 pub use layer_norm::{layer_norm, layer_norm_operand};
 pub use mask_cost::{MaskWeights, mask_costs};

@@ -5,7 +5,7 @@ use super::recipe::Recipe;
 use crate::gpu::{Profile, Recorder};
 use crate::infer::Answer;
 use crate::model::Model;
-use crate::ops::{self, Normalize};
+use crate::ops::{Image, Normalize};
 use crate::optim::AdamW;
 use crate::random::Rng;
 use crate::{Gpu, Result, Tape, Tensor};
@@ -24,8 +24,7 @@ impl Step {
     pub fn inference(model: &Model, profile: &Profile, [height, width]: [usize; 2]) -> Self {
         let pictures = Tensor::pinned("pictures", [1, height, width]);
         let mut tape = Tape::inference(profile);
-        let image = ops::normalize(tape.recorder(), &pictures, normalize(model));
-        let answer = Answer::new(&mut tape, model, &image);
+        let answer = Answer::new(&mut tape, model, Image::bytes(&pictures, normalize(model)));
         let mut recorder = tape.finish();
         let labels = answer.labels(&mut recorder, [height, width], [height, width]);
         recorder.keep(&labels, "labels");
@@ -52,8 +51,8 @@ impl Step {
         let labels = Tensor::pinned("labels", [(batch * height * width).div_ceil(4)]);
         let state = Tensor::pinned("random state", [4]);
         let mut tape = recipe.tape(profile, &state);
-        let image = ops::normalize(tape.recorder(), &pictures, normalize(model));
-        let losses = model.losses(&mut tape, &image, &labels, recipe.loss_settings());
+        let image = Image::bytes(&pictures, normalize(model));
+        let losses = model.losses(&mut tape, image, &labels, recipe.loss_settings());
         let optimiser = AdamW::new(model.parameters(), recipe.adamw_settings());
         let (mut recorder, gradients) = optimiser.backward(tape, &losses.total);
         optimiser.record_gradients(&mut recorder, model.parameters(), &gradients)?;

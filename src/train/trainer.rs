@@ -18,7 +18,7 @@ use crate::gpu::{Description, Plan, Tuning};
 use crate::infer::Segmenter;
 use crate::model::Model;
 use crate::nn::Fit;
-use crate::ops::{self, Normalize};
+use crate::ops::{Image, Normalize};
 use crate::optim::AdamW;
 use crate::picture::{Series, Sheet, SheetRow, curve};
 use crate::{Error, Gpu, Result, Tensor, error};
@@ -357,8 +357,8 @@ impl Run {
         let mut tape = recipe.tape(self.gpu.profile(), &self.random);
         let config = self.model.config();
         let normalize = Normalize { mean: config.mean, std: config.std, flip: false };
-        let image = ops::normalize(tape.recorder(), &rgba, normalize);
-        let losses = self.model.losses(&mut tape, &image, &labels, recipe.loss_settings());
+        let image = Image::bytes(&rgba, normalize);
+        let losses = self.model.losses(&mut tape, image, &labels, recipe.loss_settings());
         let recorder = tape.recorder();
         let own =
             [(TOTAL, Some(&losses.total)), (CE, Some(&losses.ce)), (CATE, losses.cate.as_ref())];
