@@ -303,6 +303,7 @@ fn dice_slope(own: vec4<f32>, t: f32) -> f32 {
 }
 
 // ---- point_slopes: z, points, labels, matching, choice, sums, dy -> dz ---------------------------
+// z of the grid: pair. Nothing for rows beyond the last one.
 
 @compute @workgroup_size(64)
 fn point_slopes(
@@ -310,14 +311,15 @@ fn point_slopes(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let at = group_id(group, groups) * 64u + lane;
-    if at >= params.rows * params.points {
+    let row = group.z;
+    let pair = params.first_pair + row;
+    let point = group_id(group, groups) * 64u + lane;
+    if pair >= matching[0] || point >= params.points {
         return;
     }
-    let row = at / params.points;
-    let pair = params.first_pair + row;
+    let at = row * params.points + point;
     var slope = 0.0;
-    if pair < matching[0] && is_chosen(pair, row, at - row * params.points) {
+    if is_chosen(pair, row, point) {
         let p = sigmoid(z[at]);
         let t = sample_of_target(pair, points[at]);
         let mask = params.mask_w / f32(params.samples) * (p - t);

@@ -9,8 +9,9 @@
 // dy, far below its rounding. A map that an infinity or NaN flows to becomes NaN.
 //
 // Host: src/ops/point_sample.rs        Test: kernels-tests/point_sample.rs
-// N = maps that are sampled, h × w = map, P = points of each. With matching, the maps are those of the matched
-// queries first_pair, first_pair + 1, … among all.
+// N = maps that are sampled, h × w = map, P = points of each; z of the grid: map. With matching, the maps are those of
+// the matched queries first_pair, first_pair + 1, … among all; there are mostly far fewer pairs than rows, so workgroups
+// of rows beyond the last pair return at once.
 
 struct Params {
     rows: u32,
@@ -58,16 +59,22 @@ fn sample(map: u32, point: vec2<f32>) -> f32 {
     );
 }
 
-// Two of the points, uniform in 0..1. Which number is which does not depend on how rows are cut.
-fn draw_two(i: u32) {
+fn has_pair(row: u32) -> bool {
+    return params.first_pair + row < matching[0];
+}
+
+// Points 2 i and 2 i + 1 of a row, uniform in 0..1. Which number is which does not depend on how rows are cut.
+fn draw_two(row: u32, i: u32) {
     let each = (params.points + 1u) / 2u;
-    let row = i / each;
+    if i >= each {
+        return;
+    }
     let key = vec2(random[0], random[1]);
-    let bits = philox(key, vec4(params.first_pair * each + i, params.stream, random[2], random[3]));
-    let point = 2u * (i - row * each);
-    let at = row * params.points + point;
+    let number = (params.first_pair + row) * each + i;
+    let bits = philox(key, vec4(number, params.stream, random[2], random[3]));
+    let at = row * params.points + 2u * i;
     points_out[at] = vec2(unit(bits.x), unit(bits.y));
-    if point + 1u < params.points {
+    if 2u * i + 1u < params.points {
         points_out[at + 1u] = vec2(unit(bits.z), unit(bits.w));
     }
 }
@@ -80,10 +87,7 @@ fn draw(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = group_id(group, groups) * WORKGROUP + lane;
-    if i < params.rows * ((params.points + 1u) / 2u) {
-        draw_two(i);
-    }
+    draw_two(group.z, group_id(group, groups) * WORKGROUP + lane);
 }
 
 // ---- draw_pairs: random, matching -> points_out --------------------------------------------------
@@ -94,10 +98,8 @@ fn draw_pairs(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = group_id(group, groups) * WORKGROUP + lane;
-    let row = i / ((params.points + 1u) / 2u);
-    if row < params.rows && params.first_pair + row < matching[0] {
-        draw_two(i);
+    if has_pair(group.z) {
+        draw_two(group.z, group_id(group, groups) * WORKGROUP + lane);
     }
 }
 
@@ -109,9 +111,10 @@ fn forward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = group_id(group, groups) * WORKGROUP + lane;
-    if i < params.rows * params.points {
-        y[i] = sample(i / params.points, points[i]);
+    let point = group_id(group, groups) * WORKGROUP + lane;
+    if point < params.points {
+        let at = group.z * params.points + point;
+        y[at] = sample(group.z, points[at]);
     }
 }
 
@@ -123,17 +126,15 @@ fn forward_pairs(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = group_id(group, groups) * WORKGROUP + lane;
-    let pair = params.first_pair + i / params.points;
-    if i < params.rows * params.points && pair < matching[0] {
-        y[i] = sample(matching[2u + pair], points[i]);
+    let point = group_id(group, groups) * WORKGROUP + lane;
+    if has_pair(group.z) && point < params.points {
+        let at = group.z * params.points + point;
+        y[at] = sample(matching[2u + params.first_pair + group.z], points[at]);
     }
 }
 
 // ---- bound: dy -> largest_out --------------------------------------------------------------------
-// One workgroup per row. Bits of magnitudes are in the order of the magnitudes, infinity and NaN last.
-
-var<workgroup> largest_of: array<u32, WORKGROUP>;
+// One workgroup per row.
 
 @compute @workgroup_size(WORKGROUP)
 fn bound(
@@ -142,9 +143,35 @@ fn bound(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let row = group_id(group, groups);
+    if row < params.rows {
+        find_largest(row, lane);
+    }
+}
+
+// ---- bound_pairs: dy, matching -> largest_out ----------------------------------------------------
+// One workgroup per row; 0 for rows beyond the last pair.
+
+@compute @workgroup_size(WORKGROUP)
+fn bound_pairs(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row = group_id(group, groups);
     if row >= params.rows {
         return;
     }
+    if has_pair(row) {
+        find_largest(row, lane);
+    } else if lane == 0u {
+        largest_out[row] = 0u;
+    }
+}
+
+var<workgroup> largest_of: array<u32, WORKGROUP>;
+
+// Bits of magnitudes are in the order of the magnitudes, infinity and NaN last.
+fn find_largest(row: u32, lane: u32) {
     var most = 0u;
     for (var p = lane; p < params.points; p += WORKGROUP) {
         most = max(most, bitcast<u32>(dy[row * params.points + p]) & 0x7fffffffu);
@@ -179,18 +206,18 @@ fn scatter(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = group_id(group, groups) * WORKGROUP + lane;
-    if i >= params.rows * params.points {
+    let row = group.z;
+    let point = group_id(group, groups) * WORKGROUP + lane;
+    // What is not finite makes the row NaN anyway.
+    if largest[row] == 0u || largest[row] >= 0x7f800000u || point >= params.points {
         return;
     }
-    let row = i / params.points;
-    let slope = dy[i];
-    // What is not finite makes the row NaN anyway. Rows beyond the last pair are 0.
-    if slope == 0.0 || largest[row] >= 0x7f800000u {
+    let slope = dy[row * params.points + point];
+    if slope == 0.0 {
         return;
     }
     let scale = power_of_two(exponent_of(row));
-    let corners = corners_of(points[i], params.height, params.width);
+    let corners = corners_of(points[row * params.points + point], params.height, params.width);
     for (var c = 0u; c < 4u; c++) {
         let term = corners.weight[c] * slope * scale;
         let size = abs(term);
@@ -238,10 +265,10 @@ fn finish(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = group_id(group, groups) * WORKGROUP + lane;
+    let pixel = group_id(group, groups) * WORKGROUP + lane;
     let size = params.height * params.width;
-    if i < params.rows * size {
-        dmaps[i] = gradient(i, i / size);
+    if pixel < size {
+        dmaps[group.z * size + pixel] = gradient(group.z * size + pixel, group.z);
     }
 }
 
@@ -253,11 +280,10 @@ fn finish_pairs(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = group_id(group, groups) * WORKGROUP + lane;
+    let pixel = group_id(group, groups) * WORKGROUP + lane;
     let size = params.height * params.width;
-    let row = i / size;
-    let pair = params.first_pair + row;
-    if row < params.rows && pair < matching[0] {
-        dmaps[matching[2u + pair] * size + i % size] = gradient(i, row);
+    if has_pair(group.z) && pixel < size {
+        let map = matching[2u + params.first_pair + group.z];
+        dmaps[map * size + pixel] = gradient(group.z * size + pixel, group.z);
     }
 }

@@ -224,7 +224,7 @@ impl Pairs {
             let z = point_sample::sample_pairs(recorder, masks, &places, matching, first);
             let dz = recorder.empty(z.shape().clone());
             let bound = [&z, &places, labels, matching, choice, sums, dy, &dz];
-            let grid = Grid::elements(z.shape().len());
+            let grid = point_sample::of_rows(rows, params.points as usize);
             let flops = 40 * likely * params.points as usize;
             recorder.run(&POINT_SLOPES, params, &bound, grid).flops(flops);
             point_sample::scatter_pairs(recorder, &places, &dz, matching, first, dmasks);

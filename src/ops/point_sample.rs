@@ -12,11 +12,21 @@ static DRAW_PAIRS: Kernel = kernel("draw_pairs", &["random", "matching", "points
 static FORWARD: Kernel = kernel("forward", &["maps", "points", "y"]);
 static FORWARD_PAIRS: Kernel = kernel("forward_pairs", &["maps", "points", "matching", "y"]);
 static BOUND: Kernel = kernel("bound", &["dy", "largest_out"]);
+static BOUND_PAIRS: Kernel = kernel("bound_pairs", &["dy", "matching", "largest_out"]);
 static SCATTER: Kernel = kernel("scatter", &["points", "dy", "largest", "units_out"]);
 static FINISH: Kernel = kernel("finish", &["largest", "units", "dmaps"]);
 static FINISH_PAIRS: Kernel = kernel("finish_pairs", &["largest", "units", "matching", "dmaps"]);
-pub(super) const KERNELS: &[&Kernel] =
-    &[&DRAW, &DRAW_PAIRS, &FORWARD, &FORWARD_PAIRS, &BOUND, &SCATTER, &FINISH, &FINISH_PAIRS];
+pub(super) const KERNELS: &[&Kernel] = &[
+    &DRAW,
+    &DRAW_PAIRS,
+    &FORWARD,
+    &FORWARD_PAIRS,
+    &BOUND,
+    &BOUND_PAIRS,
+    &SCATTER,
+    &FINISH,
+    &FINISH_PAIRS,
+];
 
 const fn kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
     Kernel::new("point_sample", entry, SOURCES, Params::FIELDS, bindings)
@@ -46,7 +56,7 @@ params! {
 ///
 /// # Panics
 ///
-/// If the shapes do not fit together.
+/// If the shapes do not fit together, or there are more than 65 535 maps.
 #[track_caller]
 pub fn point_sample(tape: &mut Tape, maps: &Tensor, points: &Tensor) -> Tensor {
     let [rows, height, width] = *maps.dims() else { panic!("point_sample: {:?}", maps.shape()) };
@@ -55,17 +65,20 @@ pub fn point_sample(tape: &mut Tape, maps: &Tensor, points: &Tensor) -> Tensor {
     let params = params([height, width], rows, count, 0);
     let y = tape.recorder().empty([rows, count]);
     let bound = [maps, points, &y];
-    tape.recorder()
-        .run(&FORWARD, params, &bound, Grid::elements(rows * count))
-        .flops(20 * rows * count);
+    tape.recorder().run(&FORWARD, params, &bound, of_rows(rows, count)).flops(20 * rows * count);
     let points = points.clone();
     tape.record([maps], y, move |recorder, dy| {
         let dmaps = recorder.empty([rows, height, width]);
-        let (largest, units) = scatter(recorder, &points, dy, params);
-        let grid = Grid::elements(dmaps.shape().len());
+        let (largest, units) = scatter(recorder, &points, dy, None, params);
+        let grid = of_rows(rows, height * width);
         recorder.run(&FINISH, params, &[&largest, &units, &dmaps], grid);
         [Some(dmaps)]
     })
+}
+
+/// An invocation for each of the `count` elements of each row.
+pub(super) fn of_rows(rows: usize, count: usize) -> Grid {
+    Grid::rows_of(count.div_ceil(64), rows)
 }
 
 fn params([height, width]: [usize; 2], rows: usize, points: usize, first_pair: usize) -> Params {
@@ -81,11 +94,13 @@ fn params([height, width]: [usize; 2], rows: usize, points: usize, first_pair: u
     }
 }
 
-/// The largest magnitude of each row of `dy` as bits, and the sums of its pixels as 64-bit numbers.
+/// The largest magnitude of each row of `dy` as bits, and the sums of its pixels as 64-bit numbers; of rows that
+/// are pairs, where there is a matching.
 fn scatter(
     recorder: &mut Recorder,
     points: &Tensor,
     dy: &Tensor,
+    matching: Option<&Tensor>,
     params: Params,
 ) -> (Tensor, Tensor) {
     let [rows, height, width, count] =
@@ -93,9 +108,14 @@ fn scatter(
     let largest = recorder.empty([rows]);
     // Zero bits are 0, of both types.
     let units = elementwise::fill(recorder, [rows, height, width, 2], 0.0);
-    recorder.run(&BOUND, params, &[dy, &largest], Grid::rows(rows));
+    match matching {
+        None => recorder.run(&BOUND, params, &[dy, &largest], Grid::rows(rows)),
+        Some(matching) => {
+            recorder.run(&BOUND_PAIRS, params, &[dy, matching, &largest], Grid::rows(rows))
+        }
+    };
     let bound = [points, dy, &largest, &units];
-    recorder.run(&SCATTER, params, &bound, Grid::elements(rows * count)).flops(60 * rows * count);
+    recorder.run(&SCATTER, params, &bound, of_rows(rows, count)).flops(60 * rows * count);
     (largest, units)
 }
 
@@ -108,7 +128,7 @@ pub(crate) fn uniform_points(
 ) -> Tensor {
     let points = recorder.empty([rows, count, 2]);
     let params = Params { stream: stream.id, ..params([1, 1], rows, count, 0) };
-    let grid = Grid::elements(rows * count.div_ceil(2));
+    let grid = of_rows(rows, count.div_ceil(2));
     recorder.run(&DRAW, params, &[&stream.state, &points], grid).flops(100 * rows * count);
     points
 }
@@ -124,7 +144,7 @@ pub(super) fn points_of_pairs(
 ) -> Tensor {
     let points = recorder.empty([rows, count, 2]);
     let params = Params { stream: stream.id, ..params([1, 1], rows, count, first) };
-    let grid = Grid::elements(rows * count.div_ceil(2));
+    let grid = of_rows(rows, count.div_ceil(2));
     let bound = [&stream.state, matching, &points];
     recorder.run(&DRAW_PAIRS, params, &bound, grid).flops(100 * likely * count);
     points
@@ -144,14 +164,14 @@ pub(super) fn sample_pairs(
     };
     let y = recorder.empty([*rows, *count]);
     let params = params([*height, *width], *rows, *count, first);
-    let grid = Grid::elements(rows * count);
+    let grid = of_rows(*rows, *count);
     let bound = [maps, points, matching, &y];
     recorder.run(&FORWARD_PAIRS, params, &bound, grid).flops(20 * rows * count);
     y
 }
 
 /// The gradient of [`sample_pairs`], into the maps of these pairs in `dmaps`. Rows of `dy` beyond the
-/// last pair must be 0.
+/// last pair are not read.
 pub(super) fn scatter_pairs(
     recorder: &mut Recorder,
     points: &Tensor,
@@ -164,7 +184,7 @@ pub(super) fn scatter_pairs(
         unreachable!("called with masks and slopes")
     };
     let params = params([*height, *width], *rows, *count, first);
-    let (largest, units) = scatter(recorder, points, dy, params);
-    let grid = Grid::elements(rows * height * width);
+    let (largest, units) = scatter(recorder, points, dy, Some(matching), params);
+    let grid = of_rows(*rows, height * width);
     recorder.run(&FINISH_PAIRS, params, &[&largest, &units, matching, dmaps], grid);
 }
