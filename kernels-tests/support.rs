@@ -38,9 +38,17 @@ pub(crate) static MATRICES: LazyLock<Gpu> = LazyLock::new(|| {
     GPU.with_tuning(Tuning::default().with(Family::HalfProduct, Variant::Matrices))
 });
 
+/// [`GPU`] or [`OTHER`], whichever has the kernels for GPUs, with small tiles for all products that suit them.
+pub(crate) static SMALL_TILES: LazyLock<Gpu> = LazyLock::new(|| {
+    let of_gpus = if GPU.profile().cpu { &*OTHER } else { &*GPU };
+    let products = [Family::Product, Family::HalfProduct].into_iter();
+    of_gpus.with_tuning(products.fold(Tuning::default(), |t, f| t.with(f, Variant::SmallTiles)))
+});
+
 /// All that [`check_op`] runs on; between them they run every variant of every kernel.
 pub(crate) fn devices() -> Vec<(&'static str, &'static Gpu)> {
     let mut devices = vec![("", &*GPU), (" (checked)", &*CHECKED), (" (other kernels)", &*OTHER)];
+    devices.push((" (small tiles)", &*SMALL_TILES));
     if GPU.profile().lanes {
         devices.push((" (registers)", &*REGISTERS));
     }
@@ -131,6 +139,9 @@ pub(crate) fn check_op_at(
         let seed = Tensor::from_slice(gpu, y.shape().clone(), &dy);
         let kept = tape.recorder().keep(&y, "y");
         let (mut recorder, grads) = tape.backward_from(&[(&y, seed)]);
+        if std::ptr::eq(gpu, &*SMALL_TILES) && !has_small_tiles(&recorder) {
+            continue;
+        }
         let grads: Vec<Tensor> = (inputs.iter().enumerate())
             .map(|(i, input)| {
                 let grad = grads.get(input);
@@ -155,6 +166,11 @@ pub(crate) fn check_op_at(
             assert_close(&what, &got, &expected, tolerance.backward);
         }
     }
+}
+
+/// Whether it is not what another device has run already.
+fn has_small_tiles(recorder: &Recorder) -> bool {
+    recorder.programs().iter().any(|program| program.kernel.variant.starts_with("small"))
 }
 
 /// Plans and runs a recording once.

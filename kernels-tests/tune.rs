@@ -82,7 +82,7 @@ fn every_variant_is_timed_and_one_of_them_is_chosen() {
     let file = match chosen {
         Variant::Lanes => "matmul_lanes",
         Variant::Registers => "matmul_packed",
-        Variant::Tiles => "matmul_tiled",
+        Variant::Tiles | Variant::SmallTiles => "matmul_tiled",
         Variant::Matrices => "matmul_matrix",
     };
     assert!(files(&work(&GPU.with_tuning(tuning))).contains(file), "{chosen}");
@@ -102,6 +102,23 @@ fn matrix_units_run_where_they_are_chosen_and_the_sizes_suit_them() {
     };
     let has = |gpu: &Gpu, rows| files_of(gpu, rows).contains("matmul_matrix");
     assert!(has(&MATRICES, 64) && !has(&MATRICES, 63) && !has(&GPU, 64));
+}
+
+#[test]
+fn small_tiles_run_where_they_are_chosen_and_the_sizes_suit_them() {
+    // Needs no GPU.
+    let chosen = Tuning::default().with(Family::Product, Variant::SmallTiles);
+    let chosen = Profile { tuning: chosen.into(), ..Profile::default() };
+    let is_small = |profile: &Profile, [m, k, n]: [usize; 3]| {
+        let [x, weight] = [[m, k], [n, k]].map(|shape| Tensor::pinned("operand", shape));
+        let mut tape = Tape::inference(profile);
+        ops::linear(&mut tape, &x, &weight, None);
+        tape.finish().programs().iter().any(|p| p.kernel.label().contains(" small "))
+    };
+    assert!(is_small(&chosen, [32, 32, 33]) && is_small(&chosen, [256, 768, 2304]));
+    assert!(!is_small(&Profile::default(), [256, 768, 2304]));
+    // Fewer rows than a tile has, and sums not in its steps, which large tiles take.
+    assert!(!is_small(&chosen, [31, 32, 33]) && !is_small(&chosen, [64, 48, 64]));
 }
 
 #[test]

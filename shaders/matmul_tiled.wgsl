@@ -4,7 +4,7 @@
 //   and with an epilogue:  + bias[n],  gelu(+ bias[n]),  residual[m, n] + keep[sample] (+ bias[n])
 //
 // Host: src/ops/matmul.rs        Test: kernels-tests/matmul.rs        For CPUs: matmul_packed.wgsl
-// M = rows, N = cols, K = inner. One workgroup per 64 × 64 of c: see lib/tiles.wgsl. How a and b are read, and what
+// M = rows, N = cols, K = inner. One workgroup per TILE × TILE of c: see lib/tiles.wgsl. How a and b are read, and what
 // becomes of them on the way, is in lib/words.wgsl or lib/fours.wgsl. In mixed precision a, b and what GELU is taken of
 // and makes have 16 bits; sums have 32.
 
@@ -50,10 +50,10 @@ fn product(
 ) {
     let place = locate(group, groups);
     let tile = accumulate_tile(place, lane);
-    for (var i = 0u; i < 16u; i++) {
+    for (var i = 0u; i < EACH * VECTORS; i++) {
         for (var j = 0u; j < 4u; j++) {
-            let row = place.row + spread(lane / SIDE, i / 2u);
-            let col = place.col + spread(lane % SIDE, i % 2u * 4u + j);
+            let row = place.row + spread(lane / SIDE, i / VECTORS);
+            let col = place.col + spread(lane % SIDE, i % VECTORS * 4u + j);
             if is_ours(place, row, col) {
                 finish_plain(row, col, place.matrix, tile[i][j]);
             }
@@ -71,10 +71,10 @@ fn product_bias(
 ) {
     let place = locate(group, groups);
     let tile = accumulate_tile(place, lane);
-    for (var i = 0u; i < 16u; i++) {
+    for (var i = 0u; i < EACH * VECTORS; i++) {
         for (var j = 0u; j < 4u; j++) {
-            let row = place.row + spread(lane / SIDE, i / 2u);
-            let col = place.col + spread(lane % SIDE, i % 2u * 4u + j);
+            let row = place.row + spread(lane / SIDE, i / VECTORS);
+            let col = place.col + spread(lane % SIDE, i % VECTORS * 4u + j);
             if is_ours(place, row, col) {
                 finish_bias(row, col, place.matrix, tile[i][j]);
             }
@@ -92,10 +92,10 @@ fn product_operand(
 ) {
     let place = locate(group, groups);
     let tile = accumulate_tile(place, lane);
-    for (var i = 0u; i < 16u; i++) {
+    for (var i = 0u; i < EACH * VECTORS; i++) {
         for (var j = 0u; j < 4u; j++) {
-            let row = place.row + spread(lane / SIDE, i / 2u);
-            let col = place.col + spread(lane % SIDE, i % 2u * 4u + j);
+            let row = place.row + spread(lane / SIDE, i / VECTORS);
+            let col = place.col + spread(lane % SIDE, i % VECTORS * 4u + j);
             if is_ours(place, row, col) {
                 finish_operand(row, col, tile[i][j]);
             }
@@ -113,10 +113,10 @@ fn product_gelu(
 ) {
     let place = locate(group, groups);
     let tile = accumulate_tile(place, lane);
-    for (var i = 0u; i < 16u; i++) {
+    for (var i = 0u; i < EACH * VECTORS; i++) {
         for (var j = 0u; j < 4u; j++) {
-            let row = place.row + spread(lane / SIDE, i / 2u);
-            let col = place.col + spread(lane % SIDE, i % 2u * 4u + j);
+            let row = place.row + spread(lane / SIDE, i / VECTORS);
+            let col = place.col + spread(lane % SIDE, i % VECTORS * 4u + j);
             if is_ours(place, row, col) {
                 finish_gelu(row, col, tile[i][j]);
             }
@@ -134,10 +134,10 @@ fn product_residual(
 ) {
     let place = locate(group, groups);
     let tile = accumulate_tile(place, lane);
-    for (var i = 0u; i < 16u; i++) {
+    for (var i = 0u; i < EACH * VECTORS; i++) {
         for (var j = 0u; j < 4u; j++) {
-            let row = place.row + spread(lane / SIDE, i / 2u);
-            let col = place.col + spread(lane % SIDE, i % 2u * 4u + j);
+            let row = place.row + spread(lane / SIDE, i / VECTORS);
+            let col = place.col + spread(lane % SIDE, i % VECTORS * 4u + j);
             if is_ours(place, row, col) {
                 finish_residual(row, col, tile[i][j]);
             }

@@ -12,7 +12,7 @@ use semask_gpu::train::step::Step;
 
 use crate::{Report, Reports, assembly};
 
-/// All pipelines of SeMask-T at 512², batch 2, on a GPU like the driver's; in mixed precision, too, if it has 16-bit
+/// All pipelines of SeMask-T at 512², batch 2, on a GPU like the driver's; with small tiles, too; in mixed precision, too, if it has 16-bit
 /// numbers, and there with the matrix units of AMD's.
 fn programs(driver: &str, half: bool) -> Vec<Program> {
     // Only Apple's have subgroups of one size.
@@ -34,6 +34,9 @@ fn programs(driver: &str, half: bool) -> Vec<Program> {
     if half {
         programs.extend(training(&mixed, &profile));
     }
+    let small = Tuning::default().with(Family::Product, Variant::SmallTiles);
+    let small = Profile { tuning: small.into(), ..profile.clone() };
+    programs.extend(training(&full, &small));
     if half && driver == "radv" {
         // wgpu does not tell which of two sizes a subgroup has; the compiler takes this one.
         let tuning = Tuning::default().with(Family::HalfProduct, Variant::Matrices);

@@ -16,8 +16,8 @@ fn accumulate_tile(place: Place, lane: u32) -> Sums {
     let known = before_loop(place, of_a, of_b);
     var at_a = start(of_a, place.a, place.row, place.start, select(params.a_inner, params.a_row, ROWS_OF_A));
     var at_b = start(of_b, place.b, place.col, place.start, select(params.b_col, params.b_inner, ROWS_OF_B));
-    let step_a = select(4u * params.a_inner, params.a_row, ROWS_OF_A);
-    let step_b = select(params.b_col, 4u * params.b_inner, ROWS_OF_B);
+    let step_a = select(NEXT_K * params.a_inner, params.a_row, ROWS_OF_A);
+    let step_b = select(params.b_col, NEXT_K * params.b_inner, ROWS_OF_B);
     let corner = corner_of(lane);
     var sums: Sums;
     for (var k = place.start; k < place.end; k += DEPTH) {

@@ -25,9 +25,9 @@ fn prepared_b(vectors: mat4x4<f32>, known: Known, share: Share, k: u32) -> mat4x
     let row = k + share.k;
     return mat4x4<f32>(
         normed(vectors[0], stats[row], known),
-        normed(vectors[1], stats[row + 4u], known),
-        normed(vectors[2], stats[row + 8u], known),
-        normed(vectors[3], stats[row + 12u], known));
+        normed(vectors[1], stats[row + NEXT_K], known),
+        normed(vectors[2], stats[row + 2u * NEXT_K], known),
+        normed(vectors[3], stats[row + 3u * NEXT_K], known));
 }
 
 fn normed(vector: vec4<f32>, of_row: vec2<f32>, known: Known) -> vec4<f32> {

@@ -38,6 +38,9 @@ pub enum Variant {
     Registers,
     /// The invocations of a workgroup share tiles in its memory. For GPUs.
     Tiles,
+    /// As [`Tiles`](Self::Tiles), with a quarter of them to a workgroup, for products too small to fill a GPU; sizes
+    /// that do not suit it run that.
+    SmallTiles,
     /// Subgroups multiply matrices of 16-bit numbers as one, for [`Profile::matrix`]; sizes that do not suit it run
     /// [`Tiles`](Self::Tiles). wgpu calls the feature experimental, so it runs only where it was timed
     /// and chosen.
@@ -54,6 +57,9 @@ impl Family {
         let mut variants = match profile {
             Profile { lanes: true, .. } => vec![Variant::Lanes, Variant::Registers, Variant::Tiles],
             Profile { cpu: true, .. } => vec![Variant::Registers, Variant::Tiles],
+            _ if matches!(self, Self::Product | Self::HalfProduct) => {
+                vec![Variant::Tiles, Variant::SmallTiles, Variant::Registers]
+            }
             _ => vec![Variant::Tiles, Variant::Registers],
         };
         if self == Self::HalfProduct && profile.matrix.is_some() {
@@ -92,6 +98,7 @@ impl fmt::Display for Variant {
             Self::Lanes => "lanes",
             Self::Registers => "registers",
             Self::Tiles => "tiles",
+            Self::SmallTiles => "small tiles",
             Self::Matrices => "matrices",
         })
     }

@@ -121,7 +121,9 @@ pub fn conv3x3(tape: &mut Tape, x: &Tensor, weight: &Tensor) -> Tensor {
         Variant::Lanes if conv3x3_lanes::suit(tape.recorder(), extents) => {
             return on_padded(tape, x, weight, extents, &LANES);
         }
-        Variant::Tiles | Variant::Matrices => return on_padded(tape, x, weight, extents, &TILES),
+        Variant::Tiles | Variant::SmallTiles | Variant::Matrices => {
+            return on_padded(tape, x, weight, extents, &TILES);
+        }
         Variant::Lanes | Variant::Registers => {}
     }
     let read = tape.operand(x);

@@ -4,8 +4,12 @@ use super::conv3x3::Extents;
 use crate::Tensor;
 use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
 
-const SOURCES: &[Source] =
-    &[source!("conv3x3_tiled"), source!("lib/tiles"), source!("lib/f32", half "lib/f16")];
+const SOURCES: &[Source] = &[
+    source!("conv3x3_tiled"),
+    source!("lib/tile64"),
+    source!("lib/tiles"),
+    source!("lib/f32", half "lib/f16"),
+];
 
 static PAD: Kernel = kernel("pad", &["x", "padded_out"]);
 static PACK_WEIGHT: Kernel = kernel("pack_weight", &["weight", "strips_out"]);

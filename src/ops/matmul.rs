@@ -316,7 +316,7 @@ fn product_as(
     assert_eq!(c.col_stride, 1, "product: columns of the result are contiguous");
     assert_eq!(a.tensor.is_half(), b.tensor.is_half(), "product: bits of both sides");
     if [a, b].iter().any(|side| side.norm.is_some())
-        && !(variant == Variant::Tiles && matmul_tiled::takes_norm(a, b, extents, epilogue))
+        && !matmul_tiled::takes_norm(variant, a, b, extents, epilogue)
     {
         let made = [a, b].map(|side| side.norm.map(|norm| norm.made(recorder)));
         let [a, b] = [(a, &made[0]), (b, &made[1])].map(|(side, made)| match made {
@@ -339,15 +339,15 @@ fn product_as(
     let done = match variant {
         Variant::Lanes => matmul_lanes::product(recorder, a, b, to, extents, splits, now),
         Variant::Matrices => matmul_matrix::product(recorder, a, b, to, extents, splits, now),
-        Variant::Registers | Variant::Tiles => false,
+        Variant::Registers | Variant::Tiles | Variant::SmallTiles => false,
     };
     match variant {
         _ if done => {}
         Variant::Registers | Variant::Lanes => {
             packed_product(recorder, a, b, to, extents, splits, now);
         }
-        Variant::Tiles | Variant::Matrices => {
-            matmul_tiled::product(recorder, a, b, to, extents, splits, now);
+        Variant::Tiles | Variant::SmallTiles | Variant::Matrices => {
+            matmul_tiled::product(recorder, variant, a, b, to, extents, splits, now);
         }
     }
     if let (Some(parts), Epilogue::Plain { alpha, accumulate }) = (&parts, epilogue) {
@@ -441,7 +441,7 @@ fn splits(variant: Variant, Extents { batch, m, k, n }: Extents) -> usize {
     const MOST_ELEMENTS: usize = 1 << 21;
     if batch > 1
         || k < 4 * PART
-        || (matches!(variant, Variant::Tiles | Variant::Matrices) && m * n >= 1 << 20)
+        || (!matches!(variant, Variant::Lanes | Variant::Registers) && m * n >= 1 << 20)
     {
         return 1;
     }
