@@ -51,10 +51,10 @@ fn rows_around_a_part_and_beyond_65_535() {
     check(&[65_543, 3], Tolerance { forward: 2e-5, backward: 1e-3 });
 }
 
-/// Rows, inputs, outputs: products of whole tiles, which take the norm while they read; with a tile that is moved back;
-/// whose gradients read single numbers; and products that take no norm.
-const PRODUCTS: [(usize, usize, usize); 6] =
-    [(64, 64, 64), (132, 80, 100), (70, 64, 66), (67, 96, 64), (70, 68, 64), (9, 16, 24)];
+/// Rows, inputs, outputs: products of whole tiles, which take the norm while they read; with tiles that are moved back,
+/// and a sum in the steps of large ones only; whose gradients read single numbers; and products that take no norm.
+const PRODUCTS: [(usize, usize, usize); 4] =
+    [(64, 64, 64), (68, 80, 72), (70, 64, 66), (9, 16, 24)];
 
 /// The layer norm of `inputs[0]`, times the transpose of `inputs[3]`.
 fn product_of_norm(inputs: &[Vec<f64>], channels: usize) -> Vec<f64> {

@@ -218,20 +218,33 @@ pub(crate) enum Epilogue<'a> {
     Residual { bias: &'a Tensor, residual: &'a Tensor, keep: &'a Tensor },
 }
 
+/// A product that a variant is to record.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Product<'a> {
+    pub(super) a: Matrices<'a>,
+    pub(super) b: Matrices<'a>,
+    /// Where results go; those of splits lie one after the other.
+    pub(super) c: Matrices<'a>,
+    pub(super) extents: Extents,
+    /// Parts of the sum, whose results are not added up.
+    pub(super) splits: usize,
+    pub(super) epilogue: Epilogue<'a>,
+}
+
+impl Product<'_> {
+    pub(super) fn flops(&self) -> usize {
+        let Extents { batch, m, k, n } = self.extents;
+        2 * batch * m * k * n
+    }
+}
+
 /// A plain product, overwriting `c`.
 pub(crate) const PLAIN: Epilogue<'static> = Epilogue::Plain { alpha: 1.0, accumulate: false };
 
 impl Params {
     /// For operands where they lie.
-    pub(super) fn new(
-        a: Matrices<'_>,
-        b: Matrices<'_>,
-        c: Matrices<'_>,
-        extents: Extents,
-        splits: usize,
-        epilogue: Epilogue<'_>,
-    ) -> Self {
-        let Extents { m, k, n, .. } = extents;
+    pub(super) fn new(product: &Product<'_>) -> Self {
+        let Product { a, b, c, extents: Extents { m, k, n, .. }, splits, epilogue } = *product;
         let (alpha, accumulate) = match epilogue {
             Epilogue::Plain { alpha, accumulate } => (alpha, accumulate),
             _ => (1.0, false),
@@ -297,33 +310,24 @@ pub(crate) fn product(
     let Extents { batch, m, k, n } = extents;
     let sizes = [("batch", batch), ("m", m), ("k", k), ("n", n)];
     let family = if a.tensor.is_half() { Family::HalfProduct } else { Family::Product };
-    recorder.decide(family, &sizes, |recorder, variant| {
-        product_as(recorder, variant, a, b, c, extents, epilogue);
-    });
+    let product = Product { a, b, c, extents, splits: 1, epilogue };
+    recorder.decide(family, &sizes, |recorder, variant| product_as(recorder, variant, product));
 }
 
-fn product_as(
-    recorder: &mut Recorder,
-    variant: Variant,
-    a: Matrices<'_>,
-    b: Matrices<'_>,
-    c: Matrices<'_>,
-    extents: Extents,
-    epilogue: Epilogue<'_>,
-) {
+fn product_as(recorder: &mut Recorder, variant: Variant, product: Product<'_>) {
+    let Product { a, b, c, extents, epilogue, .. } = product;
     let Extents { batch, m, n, .. } = extents;
     assert!(batch > 0 && m > 0 && n > 0, "product: nothing to do for {extents:?}");
     assert_eq!(c.col_stride, 1, "product: columns of the result are contiguous");
     assert_eq!(a.tensor.is_half(), b.tensor.is_half(), "product: bits of both sides");
-    if [a, b].iter().any(|side| side.norm.is_some())
-        && !matmul_tiled::takes_norm(variant, a, b, extents, epilogue)
-    {
+    let normed = a.norm.is_some() || b.norm.is_some();
+    if normed && !matmul_tiled::takes_norm(variant, &product) {
         let made = [a, b].map(|side| side.norm.map(|norm| norm.made(recorder)));
         let [a, b] = [(a, &made[0]), (b, &made[1])].map(|(side, made)| match made {
             Some(tensor) => Matrices { tensor, norm: None, ..side },
             None => side,
         });
-        return product_as(recorder, variant, a, b, c, extents, epilogue);
+        return product_as(recorder, variant, Product { a, b, ..product });
     }
     // Parts are added up into a whole tensor.
     let whole = c.tensor.shape().len() == m * n;
@@ -333,21 +337,19 @@ fn product_as(
     };
     // Each part of a split product goes to a matrix of its own, to be added up afterwards.
     let parts = (splits > 1).then(|| recorder.empty([splits, m, n]));
-    let to = parts.as_ref().map_or(c, |parts| Matrices::new(parts, m, n));
-    // Parts know nothing of what comes after them.
-    let now = if parts.is_some() { PLAIN } else { epilogue };
-    let done = match variant {
-        Variant::Lanes => matmul_lanes::product(recorder, a, b, to, extents, splits, now),
-        Variant::Matrices => matmul_matrix::product(recorder, a, b, to, extents, splits, now),
-        Variant::Registers | Variant::Tiles | Variant::SmallTiles => false,
+    let now = match &parts {
+        // Parts know nothing of what comes after them.
+        Some(parts) => {
+            Product { c: Matrices::new(parts, m, n), splits, epilogue: PLAIN, ..product }
+        }
+        None => product,
     };
     match variant {
-        _ if done => {}
-        Variant::Registers | Variant::Lanes => {
-            packed_product(recorder, a, b, to, extents, splits, now);
-        }
+        Variant::Lanes if matmul_lanes::product(recorder, &now) => {}
+        Variant::Matrices if matmul_matrix::product(recorder, &now) => {}
+        Variant::Registers | Variant::Lanes => packed_product(recorder, &now),
         Variant::Tiles | Variant::SmallTiles | Variant::Matrices => {
-            matmul_tiled::product(recorder, variant, a, b, to, extents, splits, now);
+            matmul_tiled::product(recorder, variant, &now);
         }
     }
     if let (Some(parts), Epilogue::Plain { alpha, accumulate }) = (&parts, epilogue) {
@@ -356,18 +358,10 @@ fn product_as(
     }
 }
 
-/// [`product`] for drivers on CPUs; `splits` results lie one after the other in `to`.
-fn packed_product(
-    recorder: &mut Recorder,
-    a: Matrices<'_>,
-    b: Matrices<'_>,
-    to: Matrices<'_>,
-    extents: Extents,
-    splits: usize,
-    epilogue: Epilogue<'_>,
-) {
-    let Extents { batch, m, k, n } = extents;
-    let params = Params::new(a, b, to, extents, splits, epilogue);
+/// Records a product for drivers on CPUs.
+fn packed_product(recorder: &mut Recorder, product: &Product<'_>) {
+    let Product { a, b, c, extents: Extents { batch, m, k, n }, splits, epilogue } = *product;
+    let params = Params::new(product);
     let half = a.tensor.is_half();
     let strips = n.div_ceil(STRIP);
     let packed;
@@ -414,8 +408,8 @@ fn packed_product(
         (a.tensor, params)
     };
     let grid = Grid::rows_of(m.div_ceil(16) * strips, batch * splits);
-    let dispatch = PACKED.run(recorder, params, [at, packed, to.tensor], epilogue, None, grid);
-    dispatch.half(to.tensor.is_half()).flops(2 * batch * m * n * k);
+    let dispatch = PACKED.run(recorder, params, [at, packed, c.tensor], epilogue, None, grid);
+    dispatch.half(c.tensor.is_half()).flops(product.flops());
 }
 
 /// Columns of a strip of `b`, in `matmul_packed.wgsl`.

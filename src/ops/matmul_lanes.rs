@@ -1,6 +1,6 @@
 //! Matrix products in eight lanes of a CPU: `shaders/matmul_lanes.wgsl` and `shaders/pack.wgsl`.
 
-use super::matmul::{Epilogue, Extents, Kernels, Matrices};
+use super::matmul::{Epilogue, Extents, Kernels, Matrices, Product};
 use crate::Tensor;
 use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
 
@@ -94,16 +94,8 @@ const BLOCK: usize = 64 << 10;
 pub(super) const STEPS: usize = 8;
 
 /// Records the product if the device and the result suit these kernels, and says whether they do.
-/// `splits` results lie one after the other in `c`.
-pub(super) fn product(
-    recorder: &mut Recorder,
-    a: Matrices<'_>,
-    b: Matrices<'_>,
-    c: Matrices<'_>,
-    extents: Extents,
-    splits: usize,
-    epilogue: Epilogue<'_>,
-) -> bool {
+pub(super) fn product(recorder: &mut Recorder, product: &Product<'_>) -> bool {
+    let Product { a, b, c, extents, splits, epilogue } = *product;
     let Extents { batch, m, k, n } = extents;
     let in_pairs = n.is_multiple_of(2) && in_pairs(c, c.row_stride);
     // The activations that these end in have even channels in every model.
@@ -164,7 +156,7 @@ pub(super) fn product(
     dispatch
         .constant("ALONG_K", left.along_k)
         .constant("HALVES", 2.0 * together as f64)
-        .flops(2 * batch * m * n * k);
+        .flops(product.flops());
     true
 }
 

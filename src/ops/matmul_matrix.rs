@@ -1,6 +1,6 @@
 //! Matrix products by the matrix units of a GPU: `shaders/matmul_matrix.wgsl`.
 
-use super::matmul::{Epilogue, Extents, Kernels, Matrices, Params};
+use super::matmul::{Extents, Kernels, Matrices, Params, Product};
 use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, source};
 
 const SOURCES: [&[Source]; 2] = [
@@ -36,16 +36,8 @@ pub(super) const KERNELS: &[&Kernel] = &[
 ];
 
 /// Records the product if the device and the operands suit these kernels, and says whether they do.
-/// `splits` results lie one after the other in `c`.
-pub(super) fn product(
-    recorder: &mut Recorder,
-    a: Matrices<'_>,
-    b: Matrices<'_>,
-    c: Matrices<'_>,
-    extents: Extents,
-    splits: usize,
-    epilogue: Epilogue<'_>,
-) -> bool {
+pub(super) fn product(recorder: &mut Recorder, product: &Product<'_>) -> bool {
+    let Product { a, b, c, extents, splits, epilogue } = *product;
     let (Some(side), Some(lanes)) = (recorder.profile().matrix, recorder.profile().subgroup_size)
     else {
         return false;
@@ -57,7 +49,7 @@ pub(super) fn product(
         return false;
     }
     let kernels = if side == 8 { &OF_8 } else { &OF_16 };
-    let params = Params::new(a, b, c, extents, splits, epilogue);
+    let params = Params::new(product);
     let tiles = m.div_ceil(4 * side) * n.div_ceil(2 * side);
     let bound = [a.tensor, b.tensor, c.tensor];
     kernels
@@ -66,7 +58,7 @@ pub(super) fn product(
         .constant("WORKGROUP", lanes)
         .constant("ROWS_OF_A", a.col_stride == 1)
         .constant("ROWS_OF_B", b.col_stride == 1)
-        .flops(2 * batch * m * n * k);
+        .flops(product.flops());
     true
 }
 

@@ -1,6 +1,6 @@
 //! Matrix products for GPUs: `shaders/matmul_tiled.wgsl`.
 
-use super::matmul::{Epilogue, Extents, Kernels, Matrices, Params};
+use super::matmul::{Epilogue, Extents, Kernels, Matrices, Params, Product};
 use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, Variant, source};
 
 /// Tiles, how operands are read, and what becomes of them on the way.
@@ -89,20 +89,16 @@ impl Tiles {
     const SMALL: Self = Self { side: 32, depth: 32 };
 
     /// Those for a variant and operands, if these can be read four numbers at a time.
-    fn of(
-        variant: Variant,
-        a: Matrices<'_>,
-        b: Matrices<'_>,
-        extents: Extents,
-    ) -> Option<(Self, &'static OfFours)> {
+    fn of(variant: Variant, product: &Product<'_>) -> Option<(Self, &'static OfFours)> {
         let small = (Self::SMALL, &SMALL);
         let large = (Self::LARGE, &LARGE);
         let wanted = if variant == Variant::SmallTiles { [small, large] } else { [large, large] };
-        wanted.into_iter().find(|(tiles, _)| tiles.suit(a, b, extents))
+        wanted.into_iter().find(|(tiles, _)| tiles.suit(product))
     }
 
     /// Whether operands can be read four numbers at a time: see `lib/fours.wgsl`.
-    fn suit(self, a: Matrices<'_>, b: Matrices<'_>, Extents { m, k, n, .. }: Extents) -> bool {
+    fn suit(self, &Product { a, b, extents, .. }: &Product<'_>) -> bool {
+        let Extents { m, k, n, .. } = extents;
         let whole = m >= self.side && n >= self.side && k > 0 && k.is_multiple_of(self.depth);
         // A tile that is moved back starts at a multiple of four, too.
         whole && readable(a, a.row_stride == 1, m) && readable(b, b.col_stride == 1, n)
@@ -110,13 +106,8 @@ impl Tiles {
 }
 
 /// Whether [`product`] can take the layer norm of a side while it reads it.
-pub(super) fn takes_norm(
-    variant: Variant,
-    a: Matrices<'_>,
-    b: Matrices<'_>,
-    extents: Extents,
-    epilogue: Epilogue<'_>,
-) -> bool {
+pub(super) fn takes_norm(variant: Variant, product: &Product<'_>) -> bool {
+    let Product { a, b, extents, epilogue, .. } = *product;
     let fits = match epilogue {
         Epilogue::Plain { .. } => true,
         Epilogue::Bias(_) | Epilogue::Gelu { .. } => b.norm.is_none(),
@@ -126,7 +117,7 @@ pub(super) fn takes_norm(
     let tiled = matches!(variant, Variant::Tiles | Variant::SmallTiles);
     let rows = |side: Matrices<'_>| side.norm.is_none() || side.col_stride == 1;
     let one = a.norm.is_none() || b.norm.is_none();
-    let fours = Tiles::of(variant, a, b, extents).is_some();
+    let fours = Tiles::of(variant, product).is_some();
     fits && tiled && fours && extents.batch == 1 && one && rows(a) && rows(b)
 }
 
@@ -139,30 +130,18 @@ fn readable(side: Matrices<'_>, across: bool, extent: usize) -> bool {
     near == 1 && starts.iter().all(|at| at.is_multiple_of(4))
 }
 
-/// Records the product. `splits` results lie one after the other in `c`.
+/// Records a product.
 ///
 /// # Panics
 ///
 /// If there is a norm and it does not [take](takes_norm) it.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "those of `matmul::product`, and what it has found out"
-)]
-pub(super) fn product(
-    recorder: &mut Recorder,
-    variant: Variant,
-    a: Matrices<'_>,
-    b: Matrices<'_>,
-    c: Matrices<'_>,
-    extents: Extents,
-    splits: usize,
-    epilogue: Epilogue<'_>,
-) {
-    let Extents { batch, m, k, n } = extents;
-    let params = Params::new(a, b, c, extents, splits, epilogue);
+pub(super) fn product(recorder: &mut Recorder, variant: Variant, product: &Product<'_>) {
+    let Product { a, b, c, extents, splits, epilogue } = *product;
+    let Extents { batch, m, n, .. } = extents;
+    let params = Params::new(product);
     let grid = |side| Grid::rows_of(m.div_ceil(side) * n.div_ceil(side), batch * splits);
     let bound = [a.tensor, b.tensor, c.tensor];
-    let dispatch = match Tiles::of(variant, a, b, extents) {
+    let dispatch = match Tiles::of(variant, product) {
         Some((tiles, of_fours)) => {
             let (kernels, norm) = match (a.norm, b.norm) {
                 (None, None) => (&of_fours.plain, None),
@@ -180,5 +159,5 @@ pub(super) fn product(
             OF_WORDS.run(recorder, params, bound, epilogue, None, grid(Tiles::LARGE.side))
         }
     };
-    dispatch.half(a.tensor.is_half()).flops(2 * batch * m * n * k);
+    dispatch.half(a.tensor.is_half()).flops(product.flops());
 }
