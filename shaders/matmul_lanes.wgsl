@@ -86,17 +86,31 @@ fn product_words(
 ) {
     let place = locate(group, groups);
     let tiles = accumulate_tiles(place, lane);
-    for (var r = 0u; r < 16u; r++) {
-        if place.row + r < params.rows {
-            for (var j = 0u; j < HALVES; j++) {
-                let first = 2u * (place.first_pair + 8u * j + lane);
-                let at = params.c_offset + group.z * params.c_batch + (place.row + r) * params.c_row + first;
-                let v = params.alpha * half_of(tiles[j / 2u], r, j % 2u);
-                for (var i = 0u; i < 2u; i++) {
-                    if first + i < params.cols {
-                        c_words[at + i] = v[i] + select(0.0, c_words[at + i], params.accumulate != 0u);
-                    }
+    let first = params.c_offset + group.z * params.c_batch + place.row * params.c_row;
+    // One loop over all of it is longer than compilers unroll, and a tile that is indexed at run time lies in memory.
+    store_words(tiles[0], place, 0u, first, lane);
+    store_words(tiles[0], place, 1u, first, lane);
+    if HALVES > 2u {
+        store_words(tiles[1], place, 2u, first, lane);
+        store_words(tiles[1], place, 3u, first, lane);
+    }
+}
+
+// Half j % 2 of a tile, to rows of c of which the first is at `first`.
+fn store_words(tile: Tile, place: Place, j: u32, first: u32, lane: u32) {
+    for (var i = 0u; i < 2u; i++) {
+        let col = 2u * (place.first_pair + 8u * j + lane) + i;
+        if col >= params.cols {
+            return;
+        }
+        for (var r = 0u; r < 16u; r++) {
+            if place.row + r < params.rows {
+                let at = first + r * params.c_row + col;
+                var v = params.alpha * half_of(tile, r, j % 2u)[i];
+                if params.accumulate != 0u {
+                    v += c_words[at];
                 }
+                c_words[at] = v;
             }
         }
     }
@@ -274,8 +288,9 @@ fn locate(group: vec3<u32>, groups: vec3<u32>) -> Place {
     return place;
 }
 
-// The biases of a lane's columns. Epilogues go through a row's columns before the next row: the other way round, stores
-// jump from row to row, and took as long as the whole product where K is 96.
+// The biases of a lane's columns. Epilogues go through a row's columns before the next row: the other way round, their
+// loops are longer than compilers unroll, and tiles that are indexed at run time took as long as the whole product
+// where K is 96.
 fn shifts_of(place: Place, lane: u32) -> array<vec2<f32>, 4> {
     var shifts: array<vec2<f32>, 4>;
     for (var j = 0u; j < HALVES; j++) {
