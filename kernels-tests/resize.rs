@@ -68,11 +68,14 @@ fn every_pixel_lies_between_its_four_neighbours() {
 #[test]
 fn twice_the_size() {
     check([2, 1, 1, 1], 2, 2);
-    // Blocks of 16 columns on the way up, of 4 × 2 on the way back.
+    // Blocks of 16 columns on the way up, of 4 × 2 or 4 × 8 on the way back; in lanes, slices of 16 channels.
     check([2, 3, 15, 8], 6, 30);
     check([1, 4, 16, 7], 8, 32);
     check([1, 5, 17, 9], 10, 34);
     check([1, 8, 2, 33], 16, 4);
+    check([2, 1, 1, 2], 2, 2);
+    check([1, 5, 9, 16], 10, 18);
+    check([2, 4, 17, 18], 8, 34);
     // Other weights as soon as one side differs.
     check([1, 3, 4, 5], 6, 7);
     check([1, 3, 4, 5], 7, 8);
@@ -101,6 +104,7 @@ fn resize_add_is_resize_and_add() {
         ([1, 3, 3, 2], [3, 3]),
         ([1, 4, 9, 33], [3, 4]),
         ([2, 3, 17, 9], [6, 34]),
+        ([2, 3, 17, 18], [6, 34]),
     ] {
         let [batch, _, _, channels] = from;
         check_op(

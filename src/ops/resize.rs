@@ -1,4 +1,4 @@
-//! Bilinear resizing: `shaders/resize.wgsl`.
+//! Bilinear resizing: `shaders/resize.wgsl`, and `shaders/resize_lanes.wgsl` for eight lanes of a CPU.
 
 use super::elementwise;
 use crate::gpu::{Grid, Kernel, Params as _, Recorder, Source, params, source};
@@ -9,6 +9,7 @@ const SOURCES: [&[Source]; 2] = [
     &[source!("resize"), source!("lib/bilinear"), source!("lib/bilinear_centres")],
     &[source!("resize"), source!("lib/bilinear"), source!("lib/bilinear_corners")],
 ];
+const LANES: &[Source] = &[source!("resize_lanes"), source!("lib/lanes")];
 
 static FORWARD: [Kernel; 2] = kernels("forward", &["x", "y"]);
 static FORWARD_ADD: [Kernel; 2] = kernels("forward_add", &["x", "other", "y"]);
@@ -16,6 +17,9 @@ static BACKWARD: [Kernel; 2] = kernels("backward", &["dy", "dx"]);
 static DOUBLE: Kernel = kernel("double", SOURCES[0], &["x", "y"]);
 static DOUBLE_ADD: Kernel = kernel("double_add", SOURCES[0], &["x", "other", "y"]);
 static DOUBLE_BACKWARD: Kernel = kernel("double_backward", SOURCES[0], &["dy", "dx"]);
+static LANES_DOUBLE: Kernel = on_lanes("double", &["x", "y"]);
+static LANES_DOUBLE_ADD: Kernel = on_lanes("double_add", &["x", "other", "y"]);
+static LANES_DOUBLE_BACKWARD: Kernel = on_lanes("double_backward", &["dy", "dx"]);
 pub(super) const KERNELS: &[&Kernel] = &[
     &FORWARD[0],
     &FORWARD[1],
@@ -26,6 +30,9 @@ pub(super) const KERNELS: &[&Kernel] = &[
     &DOUBLE,
     &DOUBLE_ADD,
     &DOUBLE_BACKWARD,
+    &LANES_DOUBLE,
+    &LANES_DOUBLE_ADD,
+    &LANES_DOUBLE_BACKWARD,
 ];
 
 const fn kernel(
@@ -40,6 +47,10 @@ const fn kernels(entry: &'static str, bindings: &'static [&'static str]) -> [Ker
     [kernel(entry, SOURCES[0], bindings), kernel(entry, SOURCES[1], bindings)]
 }
 
+const fn on_lanes(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
+    Kernel::new("resize_lanes", entry, LANES, LanesParams::FIELDS, bindings).on_lanes()
+}
+
 params! {
     struct Params {
         rows: u32,
@@ -48,6 +59,27 @@ params! {
         goal_height: u32,
         goal_width: u32,
         channels: u32,
+    }
+}
+
+params! {
+    struct LanesParams {
+        rows: u32,
+        height: u32,
+        width: u32,
+        goal_height: u32,
+        goal_width: u32,
+        pairs: u32,
+    }
+}
+
+impl LanesParams {
+    /// If there are whole pairs of channels, and a device to take them.
+    fn new(recorder: &Recorder, params: &Params) -> Option<Self> {
+        let Params { rows, height, width, goal_height, goal_width, channels } = *params;
+        let pairs = channels / 2;
+        let params = Self { rows, height, width, goal_height, goal_width, pairs };
+        (recorder.profile().lanes && channels.is_multiple_of(2)).then_some(params)
     }
 }
 
@@ -177,6 +209,15 @@ fn forward(
         goal_width: width as u32,
         channels: channels as u32,
     };
+    if let Some(params) = LanesParams::new(recorder, &params).filter(|_| doubles) {
+        let grid = walks(rows, from_width, channels, 16);
+        let dispatch = match other {
+            None => recorder.run(&LANES_DOUBLE, params, &[x, &y], grid),
+            Some(other) => recorder.run(&LANES_DOUBLE_ADD, params, &[x, other, &y], grid),
+        };
+        dispatch.flops(8 * y.shape().len());
+        return y;
+    }
     let lanes = lanes(recorder);
     let grid = if doubles {
         walks(rows, from_width, channels, lanes)
@@ -200,7 +241,7 @@ fn backward(recorder: &mut Recorder, dy: &Tensor, shape: &[usize], corners: bool
     let dx = recorder.empty(shape);
     let [batch, height, width, channels] = image("resize", &dx);
     let doubled = !corners && [goal_height, goal_width] == [2 * height, 2 * width];
-    // Of blocks of 4 × 2 pixels where it was doubled.
+    // Of blocks of 4 × 2 pixels where it was doubled, in lanes of 4 × 8.
     let rows = batch * if doubled { height.div_ceil(4) } else { height };
     let params = Params {
         rows: rows as u32,
@@ -210,6 +251,12 @@ fn backward(recorder: &mut Recorder, dy: &Tensor, shape: &[usize], corners: bool
         goal_width: goal_width as u32,
         channels: channels as u32,
     };
+    if let Some(params) = LanesParams::new(recorder, &params).filter(|_| doubled) {
+        let grid = Grid::rows(rows * width.div_ceil(8) * channels.div_ceil(16));
+        let dispatch = recorder.run(&LANES_DOUBLE_BACKWARD, params, &[dy, &dx], grid);
+        dispatch.flops(8 * dy.shape().len());
+        return dx;
+    }
     let lanes = lanes(recorder);
     let dispatch = if doubled {
         let grid = Grid::rows(rows * width.div_ceil(2) * channels.div_ceil(lanes));
