@@ -13,13 +13,15 @@ fn reference(x: &[f64], channels: usize) -> Vec<f64> {
 
 #[test]
 fn widths_around_the_workgroup_size() {
-    // A CPU driver's subgroup takes eight rows at a time, and holds up to 128 channels.
+    // A CPU driver's subgroup takes eight rows at a time, or in lanes eight times two, and holds up to 128 channels.
     for (rows, channels) in [
         (2, 1),
         (3, 7),
         (7, 8),
         (8, 9),
         (9, 49),
+        (18, 49),
+        (34, 16),
         (3, 64),
         (2, 127),
         (2, 128),
