@@ -44,7 +44,7 @@ struct Params {
 fn pad(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let row = params.first_group + group.x + group.y * groups.x;
     let rows = params.batch * (params.height + 2u);
@@ -85,7 +85,7 @@ fn pad(
 fn pack_weight(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let id = params.first_group + group.x + group.y * groups.x;
     let halves = (params.outputs + 31u) / 32u * 2u;

@@ -64,7 +64,7 @@ fn column(block: Block, j: u32, pair: u32) -> Column {
 fn forward(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let id = params.first_group + group.x + group.y * groups.x;
     let runs = (params.width + RUN - 1u) / RUN;
@@ -114,7 +114,7 @@ fn forward(
 fn backward_weight(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let part = params.first_group + group.x + group.y * groups.x;
     let pair = group.z * 8u + lane;

@@ -48,7 +48,7 @@ fn locate(group: vec3<u32>, groups: vec3<u32>, lane: u32) -> Place {
 fn pack_words(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let place = locate(group, groups, lane);
     let last = params.cols - 1u;
@@ -80,7 +80,7 @@ fn pack_words(
 fn pack_pairs(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let place = locate(group, groups, lane);
     let last = params.cols - 1u;
@@ -114,7 +114,7 @@ fn pack_pairs(
 fn pack_rows(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let id = params.first_group + group.x + group.y * groups.x;
     let per_strip = params.width / 16u;

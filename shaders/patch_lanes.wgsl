@@ -29,7 +29,7 @@ struct Params {
 fn merge(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let id = params.first_group + group.x + group.y * groups.x;
     if id >= params.batch * params.down * params.across {
@@ -56,7 +56,7 @@ fn merge(
 fn merge_backward(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let id = params.first_group + group.x + group.y * groups.x;
     if id >= params.batch * params.down * params.across {

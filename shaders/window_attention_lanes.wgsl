@@ -60,7 +60,7 @@ struct Params {
 fn pack_bias(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let row = params.first_group + group.x + group.y * groups.x;
     if row >= params.num_heads * rows_of_keys() {
