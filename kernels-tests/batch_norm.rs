@@ -57,6 +57,10 @@ fn rows_and_channels_around_parts_and_workgroups() {
     }
     check(&[7, 3], false);
     check(&[17, 256], false);
+    // Even channels in lanes: blocks of 16 that are not full, and slices of up to 256.
+    for (rows, channels) in [(31, 2), (32, 18), (33, 66), (65, 290)] {
+        check(&[rows, channels], false);
+    }
 }
 
 #[test]

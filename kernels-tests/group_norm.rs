@@ -49,6 +49,10 @@ fn images_and_groups_of_any_size() {
         ([2, 3, 1, 64], 32),
         ([1, 2, 3, 65], 5),
         ([2, 3, 3, 256], 32),
+        // Pairs whose channels are of two groups; blocks of 16 that are not full; two slices.
+        ([2, 5, 7, 6], 2),
+        ([2, 3, 11, 34], 34),
+        ([2, 1, 3, 290], 29),
     ] {
         check(&shape, groups, false);
     }

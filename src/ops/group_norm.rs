@@ -1,24 +1,43 @@
-//! Group normalisation: `shaders/group_norm.wgsl`.
+//! Group normalisation: `shaders/group_norm.wgsl`, and `shaders/group_norm_lanes.wgsl` for eight lanes of a CPU.
 
+use super::batch_norm::lanes_slices;
 use super::reduce;
-use crate::gpu::{Grid, Kernel, Params as _, Source, params, source};
+use crate::gpu::{Dispatch, Grid, Kernel, Params as _, Source, params, source};
 use crate::{Tape, Tensor};
 
 const SOURCES: &[Source] = &[source!("group_norm")];
+const LANES: &[Source] =
+    &[source!("group_norm_lanes"), source!("lib/slices"), source!("lib/lanes")];
 
-static STATISTICS: Kernel = kernel("statistics", &["x", "new_part"]);
 static COMBINE: Kernel = kernel("combine", &["part_stats", "new_stats"]);
-static NORMALIZE: Kernel = kernel("normalize", &["x", "weight", "bias", "stats", "y"]);
-static BACKWARD_SUMS: Kernel =
-    kernel("backward_sums", &["x", "weight", "bias", "stats", "dy", "new_part"]);
 static BACKWARD_MEANS: Kernel = kernel("backward_means", &["part_sums", "weight", "new_stats"]);
-static BACKWARD_X: Kernel =
-    kernel("backward_x", &["x", "weight", "bias", "stats", "dy", "means", "dx"]);
-pub(super) const KERNELS: &[&Kernel] =
-    &[&STATISTICS, &COMBINE, &NORMALIZE, &BACKWARD_SUMS, &BACKWARD_MEANS, &BACKWARD_X];
+static STATISTICS: [Kernel; 2] = kernels("statistics", &["x", "new_part"]);
+static NORMALIZE: [Kernel; 2] = kernels("normalize", &["x", "weight", "bias", "stats", "y"]);
+static BACKWARD_SUMS: [Kernel; 2] =
+    kernels("backward_sums", &["x", "weight", "bias", "stats", "dy", "new_part"]);
+static BACKWARD_X: [Kernel; 2] =
+    kernels("backward_x", &["x", "weight", "bias", "stats", "dy", "means", "dx"]);
+pub(super) const KERNELS: &[&Kernel] = &[
+    &COMBINE,
+    &BACKWARD_MEANS,
+    &STATISTICS[0],
+    &STATISTICS[1],
+    &NORMALIZE[0],
+    &NORMALIZE[1],
+    &BACKWARD_SUMS[0],
+    &BACKWARD_SUMS[1],
+    &BACKWARD_X[0],
+    &BACKWARD_X[1],
+];
 
 const fn kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
     Kernel::new("group_norm", entry, SOURCES, Params::FIELDS, bindings)
+}
+
+/// For any device, and for eight lanes of a CPU.
+const fn kernels(entry: &'static str, bindings: &'static [&'static str]) -> [Kernel; 2] {
+    let lanes = Kernel::new("group_norm_lanes", entry, LANES, Params::FIELDS, bindings);
+    [kernel(entry, bindings), lanes.on_lanes()]
 }
 
 params! {
@@ -81,7 +100,14 @@ pub fn group_norm(
     assert_eq!(channels % groups, 0, "group_norm: {groups} groups of {channels} channels");
 
     let pixels = x.shape().len() / images / channels;
-    let slices = channels.div_ceil(64);
+    let in_lanes = lanes_slices(tape.recorder().profile(), channels);
+    let which = usize::from(in_lanes.is_some());
+    let set = move |dispatch: &mut Dispatch| {
+        if let Some((_, blocks)) = in_lanes {
+            dispatch.constant("BLOCKS", blocks as u32);
+        }
+    };
+    let slices = in_lanes.map_or(channels.div_ceil(64), |(slices, _)| slices);
     let parts_of = |pixels_per_part: usize| {
         let parts = pixels.div_ceil(pixels_per_part);
         let params = Params {
@@ -98,24 +124,25 @@ pub fn group_norm(
     };
     // Few enough for one invocation to combine them, enough to fill a GPU.
     let (sums, sums_grid, parts) = parts_of(pixels.div_ceil(64).max(32));
-    let (each, each_grid, _) = parts_of(16);
+    let (each, each_grid, _) = parts_of(if in_lanes.is_some() { 32 } else { 16 });
     let by_group = Grid::elements(images * groups);
     let len = x.shape().len();
 
     let recorder = tape.recorder();
     let part_stats = recorder.empty([images, parts, 2, channels]);
-    recorder.run(&STATISTICS, sums, &[x, &part_stats], sums_grid).flops(5 * len);
+    set(recorder.run(&STATISTICS[which], sums, &[x, &part_stats], sums_grid).flops(5 * len));
     let stats = recorder.empty([images, groups, 2]);
     recorder.run(&COMBINE, sums, &[&part_stats, &stats], by_group);
     let y = recorder.empty(x.shape().clone());
-    recorder.run(&NORMALIZE, each, &[x, weight, bias, &stats, &y], each_grid).flops(4 * len);
+    let bound = [x, weight, bias, &stats, &y];
+    set(recorder.run(&NORMALIZE[which], each, &bound, each_grid).flops(4 * len));
 
     let saved = (x.clone(), weight.clone(), bias.clone());
     tape.record([x, weight, bias], y, move |recorder, dy| {
         let (x, weight, bias) = &saved;
         let part_sums = recorder.empty([images, parts, 2, channels]);
         let bound = [x, weight, bias, &stats, dy, &part_sums];
-        recorder.run(&BACKWARD_SUMS, sums, &bound, sums_grid).flops(8 * len);
+        set(recorder.run(&BACKWARD_SUMS[which], sums, &bound, sums_grid).flops(8 * len));
         let (dweight, dbias) = (recorder.empty([channels]), recorder.empty([channels]));
         reduce::sum_pairs(recorder, &part_sums, images * parts, channels, &dweight, &dbias);
         let dx = x.is_tracked().then(|| {
@@ -123,7 +150,7 @@ pub fn group_norm(
             recorder.run(&BACKWARD_MEANS, sums, &[&part_sums, weight, &means], by_group);
             let dx = recorder.empty(x.shape().clone());
             let bound = [x, weight, bias, &stats, dy, &means, &dx];
-            recorder.run(&BACKWARD_X, each, &bound, each_grid).flops(10 * len);
+            set(recorder.run(&BACKWARD_X[which], each, &bound, each_grid).flops(10 * len));
             dx
         });
         [dx, Some(dweight), Some(dbias)]
