@@ -34,6 +34,10 @@ fn widths_around_the_workgroup_size() {
     for channels in [1, 3, 7, 8, 9, 63, 64, 65, 96, 255, 256, 257, 1536] {
         check(&[2, channels], F32);
     }
+    // Pairs of each of eight lanes: 17, 24, which is the most, and 29, which cannot be divided.
+    for channels in [272, 384, 464] {
+        check(&[3, channels], F32);
+    }
 }
 
 #[test]
@@ -41,10 +45,10 @@ fn rows_around_a_part_and_beyond_65_535() {
     for rows in [1, 255, 256, 257] {
         check(&[rows, 5], F32);
     }
-    // Parts of 4 to 64 rows on CPU drivers, where lanes share a row evenly: one block to a row, and two.
+    // Parts of 4 to 64 rows where eight lanes of a CPU share a row evenly: one block to a row, and five.
     for rows in [1, 3, 4, 5, 1025] {
         check(&[rows, 32], F32);
-        check(&[rows, 192], F32);
+        check(&[rows, 800], F32);
     }
     // Sums over that many rows; and among so many rows of three some are nearly constant, where
     // 1 / std magnifies the rounding of x - mean.

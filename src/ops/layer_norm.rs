@@ -1,4 +1,4 @@
-//! Layer normalisation: `shaders/layer_norm.wgsl`.
+//! Layer normalisation: `shaders/layer_norm.wgsl`, and `shaders/layer_norm_lanes.wgsl` for eight lanes of a CPU.
 
 use super::reduce;
 use crate::gpu::{Dispatch, Grid, Kernel, Params as _, Profile, Recorder, Source, params, source};
@@ -9,20 +9,36 @@ const SOURCES: &[Source] = &[
     source!("lib/reduce", subgroup "lib/reduce_subgroup"),
     source!("lib/f32", half "lib/f16"),
 ];
+const LANES: &[Source] = &[
+    source!("layer_norm_lanes"),
+    source!("lib/lanes"),
+    source!("lib/pairs_f32", half "lib/pairs_f16"),
+];
 
 static FORWARD: Kernel = kernel("forward", &["x", "weight", "bias", "y", "stats"]);
 static STATISTICS: Kernel = kernel("statistics", &["x", "stats"]);
 static APPLY: Kernel = kernel("apply", &["x", "weight", "bias", "saved", "y"]);
 static BACKWARD_X: Kernel = kernel("backward_x", &["x", "weight", "saved", "dy", "dx"]);
 static BACKWARD_WEIGHT: Kernel = kernel("backward_weight", &["x", "saved", "dy", "parts"]);
-static FORWARD_ROWS: Kernel = kernel("forward_rows", &["x", "weight", "bias", "y", "stats"]);
-static BACKWARD_ROWS: Kernel =
-    kernel("backward_rows", &["x", "weight", "saved", "dy", "dx", "parts"]);
-pub(super) const KERNELS: &[&Kernel] =
-    &[&FORWARD, &STATISTICS, &APPLY, &BACKWARD_X, &BACKWARD_WEIGHT, &FORWARD_ROWS, &BACKWARD_ROWS];
+static LANES_FORWARD: Kernel = on_lanes("forward", &["x", "weight", "bias", "y", "stats"]);
+static LANES_BACKWARD: Kernel =
+    on_lanes("backward", &["x", "weight", "saved", "dy", "dx", "parts"]);
+pub(super) const KERNELS: &[&Kernel] = &[
+    &FORWARD,
+    &STATISTICS,
+    &APPLY,
+    &BACKWARD_X,
+    &BACKWARD_WEIGHT,
+    &LANES_FORWARD,
+    &LANES_BACKWARD,
+];
 
 const fn kernel(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
     Kernel::new("layer_norm", entry, SOURCES, Params::FIELDS, bindings)
+}
+
+const fn on_lanes(entry: &'static str, bindings: &'static [&'static str]) -> Kernel {
+    Kernel::new("layer_norm_lanes", entry, LANES, Params::FIELDS, bindings).on_lanes()
 }
 
 params! {
@@ -40,16 +56,14 @@ pub(super) fn row_workgroup(profile: &Profile, channels: usize) -> (u32, bool) {
     }
 }
 
-/// How the lanes of a CPU driver's subgroup share a row, where they do so evenly: blocks, and elements
-/// of each lane in a block.
-fn row_blocks(profile: &Profile, channels: usize) -> Option<(usize, usize)> {
-    // Elements that stay in registers; below the least the loops cost more than they save.
-    const MOST: usize = 16;
-    const LEAST: usize = 4;
-    let lanes = profile.subgroup_size.filter(|_| profile.cpu)? as usize;
-    let elements = channels.is_multiple_of(lanes).then_some(channels / lanes)?;
-    let each = (LEAST..=MOST).rev().find(|each| elements % each == 0)?;
-    Some((elements / each, each))
+/// How eight lanes of a CPU share a row, where they do so evenly: blocks, and pairs of each lane in a block.
+fn lanes_blocks(profile: &Profile, channels: usize) -> Option<(usize, usize)> {
+    // Pairs that stay on the stack; below the least the loops cost more than they save.
+    const MOST: usize = 24;
+    const LEAST: usize = 2;
+    let pairs = (profile.lanes && channels.is_multiple_of(16)).then_some(channels / 16)?;
+    let each = (LEAST..=MOST).rev().find(|each| pairs % each == 0)?;
+    Some((pairs / each, each))
 }
 
 /// How a device takes a layer norm.
@@ -60,7 +74,7 @@ struct Way {
     parts: usize,
     workgroup: u32,
     subgroup: bool,
-    /// See [`row_blocks`].
+    /// See [`lanes_blocks`].
     blocks: Option<(usize, usize)>,
 }
 
@@ -68,10 +82,10 @@ impl Way {
     fn new(profile: &Profile, x: &Tensor, eps: f32) -> Self {
         let (rows, channels) = (x.shape().rows(), x.shape().last());
         let (workgroup, subgroup) = row_workgroup(profile, channels);
-        let blocks = row_blocks(profile, channels);
+        let blocks = lanes_blocks(profile, channels);
         let rows_per_part = match blocks {
             // Long enough for the start of a workgroup not to count, and enough of them for many cores.
-            Some(_) => rows.div_ceil(256).clamp(4, 64),
+            Some(_) => rows.div_ceil(64).clamp(4, 64),
             None => 256 * rows.div_ceil(256 * 65_535).max(1),
         };
         let params = Params {
@@ -84,11 +98,12 @@ impl Way {
     }
 
     fn set<'a>(&self, dispatch: &'a mut Dispatch) -> &'a mut Dispatch {
-        dispatch.constant("WORKGROUP", self.workgroup).subgroup(self.subgroup);
-        if let Some((blocks, each)) = self.blocks {
-            dispatch.constant("BLOCKS", blocks as u32).constant("EACH", each as u32);
+        match self.blocks {
+            Some((blocks, each)) => {
+                dispatch.constant("BLOCKS", blocks as u32).constant("EACH", each as u32)
+            }
+            None => dispatch.constant("WORKGROUP", self.workgroup).subgroup(self.subgroup),
         }
-        dispatch
     }
 }
 
@@ -194,7 +209,7 @@ fn layer_norm_into(
     let rows = x.shape().rows();
     let stats = recorder.empty([rows, 2]);
     let (kernel, grid) = match way.blocks {
-        Some(_) => (&FORWARD_ROWS, Grid::rows(way.parts)),
+        Some(_) => (&LANES_FORWARD, Grid::rows(way.parts)),
         None => (&FORWARD, Grid::rows(rows)),
     };
     let dispatch = recorder.run(kernel, way.params, &[x, weight, bias, &y, &stats], grid);
@@ -221,7 +236,7 @@ fn backward(
     let sums = recorder.empty([parts, 2, channels]);
     if let Some(dx) = dx.as_ref().filter(|_| blocks.is_some()) {
         let bound = [x, weight, stats, dy, dx, &sums];
-        let dispatch = recorder.run(&BACKWARD_ROWS, params, &bound, Grid::rows(parts));
+        let dispatch = recorder.run(&LANES_BACKWARD, params, &bound, Grid::rows(parts));
         way.set(dispatch.flops(19 * rows * channels));
     } else {
         if let Some(dx) = &dx {
