@@ -53,8 +53,10 @@ pub fn measure(gpu: &Gpu, recipe: &Recipe, size: [usize; 2]) -> Result<Vec<HostC
         let start = Instant::now();
         let pipelines = gpu.compile(&recorder);
         let compiling_ms = start.elapsed().as_secs_f64() * 1e3;
-        let [recording_ms, planning_ms, replay_us] = times(gpu, &|| record(&model, gpu.profile()))?;
-        let [.., own_replay_us] = times(&none, &|| record(&other, none.profile()))?;
+        let [recording_ms, planning_ms, replay_us] =
+            times(gpu, 3, &|| record(&model, gpu.profile()))?;
+        // As in a loop: the first ones after planning take twice as long, for memory.
+        let [.., own_replay_us] = times(&none, 30, &|| record(&other, none.profile()))?;
         Ok(HostCost {
             step,
             dispatches: recorder.len(),
@@ -71,10 +73,10 @@ pub fn measure(gpu: &Gpu, recipe: &Recipe, size: [usize; 2]) -> Result<Vec<HostC
 
 type Record<'a> = dyn Fn(&Model, &Profile) -> Result<Recorder> + 'a;
 
-/// Medians of milliseconds to record and to plan, and of microseconds to replay a dispatch.
-fn times(gpu: &Gpu, record: &dyn Fn() -> Result<Recorder>) -> Result<[f64; 3]> {
+/// Medians of milliseconds to record and to plan, and of microseconds to replay a dispatch, `replays` times for each
+/// of three plans.
+fn times(gpu: &Gpu, replays: usize, record: &dyn Fn() -> Result<Recorder>) -> Result<[f64; 3]> {
     const PLANS: usize = 3;
-    const REPLAYS: usize = 3;
     let mut all = [(); 3].map(|()| Vec::new());
     for _ in 0..PLANS {
         let start = thread_ms();
@@ -83,7 +85,7 @@ fn times(gpu: &Gpu, record: &dyn Fn() -> Result<Recorder>) -> Result<[f64; 3]> {
         let start = thread_ms();
         let plan = Plan::new(gpu, &recorder)?;
         all[1].push(thread_ms() - start);
-        for _ in 0..REPLAYS {
+        for _ in 0..replays {
             let start = thread_ms();
             plan.replay()?;
             all[2].push(1e3 * (thread_ms() - start) / recorder.len() as f64);
