@@ -3,7 +3,7 @@
 //   c[m, n] = alpha Σ_k a[m, k] b[k, n]   for every matrix of a batch
 //   and with an epilogue:  + bias[n],  gelu(+ bias[n]),  residual[m, n] + keep[sample] (+ bias[n])
 //
-// Host: src/ops/matmul.rs        Test: kernels-tests/matmul.rs        For CPUs: matmul_packed.wgsl
+// Host: src/ops/matmul_tiled.rs        Test: kernels-tests/matmul.rs        For CPUs: matmul_packed.wgsl
 // M = rows, N = cols, K = inner. One workgroup per TILE × TILE of c: see lib/tiles.wgsl. How a and b are read, and what
 // becomes of them on the way, is in lib/words.wgsl or lib/fours.wgsl. In mixed precision a, b and what GELU is taken of
 // and makes have 16 bits; sums have 32.
