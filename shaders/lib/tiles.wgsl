@@ -27,18 +27,24 @@ fn corner_of(lane: u32) -> vec2<u32> {
 
 // Adds the products of DEPTH steps.
 fn multiply_tiles(sums: ptr<function, Sums>, corner: vec2<u32>) {
-    for (var step = 0u; step < DEPTH * PITCH; step += PITCH) {
-        var rows: array<vec4<f32>, VECTORS>;
-        var columns: array<vec4<f32>, VECTORS>;
+    // Two steps to a pass: compilers that keep the loop have one end of it for both.
+    for (var step = 0u; step < DEPTH * PITCH; step += 2u * PITCH) {
+        multiply_step(sums, corner + step);
+        multiply_step(sums, corner + step + PITCH);
+    }
+}
+
+fn multiply_step(sums: ptr<function, Sums>, corner: vec2<u32>) {
+    var rows: array<vec4<f32>, VECTORS>;
+    var columns: array<vec4<f32>, VECTORS>;
+    for (var v = 0u; v < VECTORS; v++) {
+        rows[v] = tiles[corner.x + SIDE * v];
+        columns[v] = tiles[corner.y + SIDE * v];
+    }
+    for (var i = 0u; i < EACH; i++) {
         for (var v = 0u; v < VECTORS; v++) {
-            rows[v] = tiles[corner.x + step + SIDE * v];
-            columns[v] = tiles[corner.y + step + SIDE * v];
-        }
-        for (var i = 0u; i < EACH; i++) {
-            for (var v = 0u; v < VECTORS; v++) {
-                let at = i * VECTORS + v;
-                (*sums)[at] = fma(vec4(rows[i / 4u][i % 4u]), columns[v], (*sums)[at]);
-            }
+            let at = i * VECTORS + v;
+            (*sums)[at] = fma(vec4(rows[i / 4u][i % 4u]), columns[v], (*sums)[at]);
         }
     }
 }
