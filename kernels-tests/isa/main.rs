@@ -4,8 +4,9 @@
 //! (`tools/vulkan --driver radv|honeykrisp|turnip`) and say what became of a pipeline. This program starts
 //! itself with each of them, on all pipelines of a training step and of an inference of SeMask-T, and
 //! compares what they say with `benches/isa-baseline.json`: more registers or spills than there fail, and so
-//! does less than half of the occupancy that shared memory allows. Drivers that are missing, or of another
-//! version than the baseline's, are skipped, by name.
+//! do less than half of the occupancy that shared memory allows and, where multiply-adds are most of a main
+//! loop, a smaller share of them. Drivers that are missing, or of another version than the baseline's, are
+//! skipped, by name.
 //!
 //! `--print` prints the table, `--bless` writes the baseline.
 
@@ -59,6 +60,9 @@ const VARIABLE: &str = "SEMASK_GPU_ISA";
 const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/isa-baseline.json");
 const RUNNER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/vulkan");
 
+/// Share of multiply-adds from which on a kernel's main loop is there for them.
+const ARITHMETIC: f64 = 0.5;
+
 /// What a compiler says of one kernel.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Report {
@@ -87,6 +91,11 @@ impl Report {
         *found.unwrap_or_else(|| panic!("the driver has no {name:?} in {:?}", self.statistics))
     }
 
+    /// Of the main loop, what multiply-adds are; 0 where there is no such loop.
+    fn fma_share(&self) -> f64 {
+        self.inner_loop.map_or(0.0, |[all, fmas]| fmas as f64 / all.max(1) as f64)
+    }
+
     fn spills(&self, driver: &Driver) -> f64 {
         driver.spills.iter().map(|name| self.number(name)).sum()
     }
@@ -111,6 +120,10 @@ impl Report {
         let (now, then) = (self.number(driver.registers), before.number(driver.registers));
         if now > then {
             worse.push(format!("registers {then} -> {now}"));
+        }
+        let (now, then) = (self.fma_share(), before.fma_share());
+        if then >= ARITHMETIC && now < then - 0.01 {
+            worse.push(format!("multiply-adds {:.0} % -> {:.0} %", 100.0 * then, 100.0 * now));
         }
         worse
     }
@@ -137,8 +150,8 @@ fn print(driver: &Driver, reports: &Reports, all: bool) {
     let Driver { registers, occupancy, cost, .. } = driver;
     println!("{:wide$} {registers:>14} spills {occupancy:>18} {cost:>18}  main loop", "kernel");
     for (kernel, report) in reports {
-        let share = report.inner_loop.map_or(String::new(), |[all, fmas]| {
-            format!("{:.0} % of {all} are FMAs", 100.0 * fmas as f64 / all.max(1) as f64)
+        let share = report.inner_loop.map_or(String::new(), |[all, _]| {
+            format!("{:.0} % of {all} are FMAs", 100.0 * report.fma_share())
         });
         let allowed = report.allowed.map_or(String::new(), |allowed| format!(" of {allowed}"));
         println!(
