@@ -1,7 +1,10 @@
-use semask_gpu::gpu::{Profile, Recorder};
+use semask_gpu::gpu::{Family, Profile, Recorder, Tuning, Variant};
+use semask_gpu::random::Rng;
 use semask_gpu::{Tape, Tensor, ops};
 
-use crate::support::{F32, Tolerance, check_op, normal_cdf};
+use crate::support::{
+    F32, GPU, OTHER, Tolerance, assert_close, check_op, forward, normal_cdf, random,
+};
 
 const EPS: f64 = 1e-5;
 
@@ -153,4 +156,26 @@ fn what_products_take_is_not_made() {
     // Another reader needs it, and so does a product that does not take it.
     assert!(has(&record(64, true), "layer_norm.apply"));
     assert!(has(&record(63, false), "layer_norm.apply"));
+}
+
+#[test]
+fn a_product_that_takes_no_norm_has_it_made_first() {
+    let (rows, channels, outputs) = (70, 64, 72);
+    let of_gpus = if GPU.profile().cpu { &*OTHER } else { &*GPU };
+    let gpu = of_gpus.with_tuning(Tuning::default().with(Family::Product, Variant::Registers));
+    let mut rng = Rng::new(0x5eed, 0);
+    let shapes = [vec![rows, channels], vec![channels], vec![channels], vec![outputs, channels]];
+    let values: Vec<Vec<f32>> =
+        shapes.iter().map(|shape| random(&mut rng, shape.iter().product())).collect();
+    let inputs: Vec<Tensor> = (shapes.iter().zip(&values))
+        .map(|(shape, v)| Tensor::from_slice(&gpu, &shape[..], v))
+        .collect();
+    let y = forward(&gpu, |tape| {
+        let [x, weight, bias, matrix] = &inputs[..] else { unreachable!() };
+        let y = ops::layer_norm_operand(tape, x, weight, bias, EPS as f32);
+        ops::linear(tape, &y, matrix, None)
+    });
+    let exact: Vec<Vec<f64>> =
+        values.iter().map(|v| v.iter().map(|&v| v.into()).collect()).collect();
+    assert_close("output", &y, &product_of_norm(&exact, channels), 1e-5);
 }
