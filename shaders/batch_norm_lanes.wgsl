@@ -39,22 +39,6 @@ fn locate(group: vec3<u32>, groups: vec3<u32>, lane: u32) -> Slice {
     return Slice(part, start, end, id % slices() * 8u * BLOCKS, lane, params.channels / 2u);
 }
 
-fn fetch_x(slice: Slice, row: u32) -> u32 {
-    var seen = 0u;
-    for (var k = 0u; k < BLOCKS; k++) {
-        seen |= u32(x[line_at(slice, row, k)]);
-    }
-    return seen;
-}
-
-fn fetch_dy(slice: Slice, row: u32) -> u32 {
-    var seen = 0u;
-    for (var k = 0u; k < BLOCKS; k++) {
-        seen |= u32(dy[line_at(slice, row, k)]);
-    }
-    return seen;
-}
-
 fn channels_of(slice: Slice) -> Channels {
     var c: Channels;
     for (var k = 0u; k < BLOCKS; k++) {
@@ -79,26 +63,7 @@ fn statistics(
     if slice.start >= slice.end {
         return;
     }
-    var moments: Moments;
-    for (var k = 0u; k < BLOCKS; k++) {
-        moments.first[k] = floats(x[slice.start * slice.pairs + pair_at(slice, k)]);
-    }
-    var seen = 0u;
-    for (var row = slice.start + 1u; row < slice.end; row++) {
-        seen |= fetch_x(slice, row + 1u);
-        let share = 1.0 / f32(row - slice.start + 1u);
-        for (var k = 0u; k < BLOCKS; k++) {
-            add_row(&moments, k, floats(x[row * slice.pairs + pair_at(slice, k)]), share);
-        }
-    }
-    for (var k = 0u; k < BLOCKS; k++) {
-        let to = slice.part * 2u * slice.pairs + pair_at(slice, k);
-        new_part[to] = pair_of(moments.first[k] + moments.mean[k]);
-        new_part[to + slice.pairs] = pair_of(moments.m2[k]);
-    }
-    if never() {
-        new_part[0] = u64(seen);
-    }
+    write_moments(slice);
 }
 
 // ---- normalize: x, weight, bias, stats -> y ------------------------------------------------------
@@ -132,22 +97,6 @@ fn evaluate(
         c.bias[k] = floats(bias[pair]);
     }
     write_y(slice, &c);
-}
-
-fn write_y(slice: Slice, c: ptr<function, Channels>) {
-    var seen = 0u;
-    for (var row = slice.start; row < slice.end; row++) {
-        seen |= fetch_x(slice, row + 1u);
-        for (var k = 0u; k < BLOCKS; k++) {
-            let at = row * slice.pairs + pair_at(slice, k);
-            let v = (floats(x[at]) - (*c).mean[k]) * (*c).rstd[k] * (*c).weight[k] + (*c).bias[k];
-            // Not max(), which hides a NaN.
-            y[at] = pair_of(select(v, vec2(0.0), (v < vec2(0.0)) & vec2(params.relu != 0u)));
-        }
-    }
-    if never() {
-        y[0] = u64(seen);
-    }
 }
 
 // ---- backward_sums: x, weight, bias, stats, dy -> part_dweight, part_dbias -----------------------
@@ -184,10 +133,6 @@ fn backward_sums(
     if never() {
         part_dbias[0] = u64(seen);
     }
-}
-
-fn gate(dy: vec2<f32>, y: vec2<f32>) -> vec2<f32> {
-    return select(dy, vec2(0.0), (y <= vec2(0.0)) & vec2(params.relu != 0u));
 }
 
 // ---- backward_x: x, weight, bias, stats, dy, dweight, dbias -> dx --------------------------------
