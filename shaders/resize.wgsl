@@ -239,52 +239,13 @@ fn store_dx(at: vec4<u32>, place: Place, v: vec4<f32>) {
 // `rows` are those that an invocation goes along, one channel wide, so that a load serves two outputs or
 // more.
 
-const SPAN: u32 = 16u;
-
-// Between two rows of x: where they are, as pixels of all images, and where the two rows of y.
-struct Gap {
-    exists: bool,
-    above: u32,
-    below: u32,
-    has_upper: bool,
-    has_lower: bool,
-    upper: u32,
-    lower: u32,
-    // The first column of x.
-    start: u32,
-    channel: u32,
-}
-
-fn locate_gap(id: u32, lane: u32) -> Gap {
-    let slices = (params.channels + LANES - 1u) / LANES;
-    let spans = (params.width + SPAN - 1u) / SPAN;
-    let row = id / slices / spans;
-    let image = row / (params.height + 1u);
-    let i = row - image * (params.height + 1u);
-    let top = image * params.height;
-    let channel = id % slices * LANES + lane;
-    let lower = 2u * (top + i) * params.goal_width;
-    let exists = row < params.rows && channel < params.channels;
-    return Gap(
-        exists,
-        (top + max(i, 1u) - 1u) * params.width,
-        (top + min(i, params.height - 1u)) * params.width,
-        (i > 0u),
-        (i < params.height),
-        lower - params.goal_width,
-        lower,
-        id / slices % spans * SPAN,
-        channel,
-    );
-}
-
 // Columns start - 1 to start + SPAN of x, blended for the upper and the lower row of y.
 fn blend_columns(gap: Gap) -> array<vec2<f32>, SPAN + 2u> {
     var columns: array<vec2<f32>, SPAN + 2u>;
     for (var k = 0u; k < SPAN + 2u; k++) {
         let column = min(max(gap.start + k, 1u) - 1u, params.width - 1u);
-        let above = x[(gap.above + column) * params.channels + gap.channel];
-        let below = x[(gap.below + column) * params.channels + gap.channel];
+        let above = x[(gap.above + column) * params.channels + gap.place];
+        let below = x[(gap.below + column) * params.channels + gap.place];
         columns[k] = 0.75 * vec2(above, below) + 0.25 * vec2(below, above);
     }
     return columns;
@@ -303,21 +264,21 @@ fn double(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let gap = locate_gap(group.x + group.y * groups.x, lane);
+    let gap = locate_gap(group.x + group.y * groups.x, lane, LANES, params.channels);
     if !gap.exists {
         return;
     }
     let v = blend_columns(gap);
     for (var k = 0u; gap.has_upper && k < SPAN; k++) {
         if gap.start + k < params.width {
-            let at = place_in(gap.upper, gap.start + k, gap.channel);
+            let at = place_in(gap.upper, gap.start + k, gap.place);
             y[at] = 0.25 * v[k].x + 0.75 * v[k + 1u].x;
             y[at + params.channels] = 0.75 * v[k + 1u].x + 0.25 * v[k + 2u].x;
         }
     }
     for (var k = 0u; gap.has_lower && k < SPAN; k++) {
         if gap.start + k < params.width {
-            let at = place_in(gap.lower, gap.start + k, gap.channel);
+            let at = place_in(gap.lower, gap.start + k, gap.place);
             y[at] = 0.25 * v[k].y + 0.75 * v[k + 1u].y;
             y[at + params.channels] = 0.75 * v[k + 1u].y + 0.25 * v[k + 2u].y;
         }
@@ -332,14 +293,14 @@ fn double_add(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let gap = locate_gap(group.x + group.y * groups.x, lane);
+    let gap = locate_gap(group.x + group.y * groups.x, lane, LANES, params.channels);
     if !gap.exists {
         return;
     }
     let v = blend_columns(gap);
     for (var k = 0u; gap.has_upper && k < SPAN; k++) {
         if gap.start + k < params.width {
-            let at = place_in(gap.upper, gap.start + k, gap.channel);
+            let at = place_in(gap.upper, gap.start + k, gap.place);
             y[at] = other[at] + (0.25 * v[k].x + 0.75 * v[k + 1u].x);
             let next = at + params.channels;
             y[next] = other[next] + (0.75 * v[k + 1u].x + 0.25 * v[k + 2u].x);
@@ -347,7 +308,7 @@ fn double_add(
     }
     for (var k = 0u; gap.has_lower && k < SPAN; k++) {
         if gap.start + k < params.width {
-            let at = place_in(gap.lower, gap.start + k, gap.channel);
+            let at = place_in(gap.lower, gap.start + k, gap.place);
             y[at] = other[at] + (0.25 * v[k].y + 0.75 * v[k + 1u].y);
             let next = at + params.channels;
             y[next] = other[next] + (0.75 * v[k + 1u].y + 0.25 * v[k + 2u].y);
@@ -367,27 +328,19 @@ fn double_backward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let id = group.x + group.y * groups.x;
-    let slices = (params.channels + LANES - 1u) / LANES;
-    let wide = (params.width + BLOCK_COLUMNS - 1u) / BLOCK_COLUMNS;
-    let high = (params.height + BLOCK_ROWS - 1u) / BLOCK_ROWS;
-    let block = id / slices / wide;
-    let image = block / high;
-    let i = (block - image * high) * BLOCK_ROWS;
-    let j = id / slices % wide * BLOCK_COLUMNS;
-    let channel = id % slices * LANES + lane;
-    if block >= params.rows || channel >= params.channels {
+    let block = locate_block(group.x + group.y * groups.x, lane, LANES, params.channels);
+    if !block.exists {
         return;
     }
     // Of each column around the block, already added up along it.
     var sums: array<array<f32, 2u * BLOCK_COLUMNS + 2u>, BLOCK_ROWS>;
     for (var d = 0u; d < 2u * BLOCK_COLUMNS + 2u; d++) {
-        let column = min(max(2u * j + d, 1u) - 1u, params.goal_width - 1u);
+        let column = min(max(2u * block.column + d, 1u) - 1u, params.goal_width - 1u);
         var v: array<f32, 2u * BLOCK_ROWS + 2u>;
         for (var r = 0u; r < 2u * BLOCK_ROWS + 2u; r++) {
-            let row = min(max(2u * i + r, 1u) - 1u, params.goal_height - 1u);
-            let at = (image * params.goal_height + row) * params.goal_width + column;
-            v[r] = dy[at * params.channels + channel];
+            let row = min(max(2u * block.row + r, 1u) - 1u, params.goal_height - 1u);
+            let at = (block.image * params.goal_height + row) * params.goal_width + column;
+            v[r] = dy[at * params.channels + block.place];
         }
         for (var r = 0u; r < BLOCK_ROWS; r++) {
             sums[r][d] = 0.25 * (v[2u * r] + v[2u * r + 3u]) + 0.75 * (v[2u * r + 1u] + v[2u * r + 2u]);
@@ -395,10 +348,10 @@ fn double_backward(
     }
     for (var r = 0u; r < BLOCK_ROWS; r++) {
         for (var k = 0u; k < BLOCK_COLUMNS; k++) {
-            if i + r < params.height && j + k < params.width {
-                let at = (image * params.height + i + r) * params.width + j + k;
+            if block.row + r < params.height && block.column + k < params.width {
+                let at = (block.image * params.height + block.row + r) * params.width + block.column + k;
                 let v = sums[r];
-                dx[at * params.channels + channel] =
+                dx[at * params.channels + block.place] =
                     0.25 * (v[2u * k] + v[2u * k + 3u]) + 0.75 * (v[2u * k + 1u] + v[2u * k + 2u]);
             }
         }

@@ -20,44 +20,6 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> y: array<u64>;   // [B, H, W, C]
 @group(0) @binding(5) var<storage, read_write> dx: array<u64>;  // [B, h, w, C]
 
-const SPAN: u32 = 16u;
-
-// Between two rows of x: where they are, as pixels of all images, and where the two rows of y.
-struct Gap {
-    exists: bool,
-    above: u32,
-    below: u32,
-    has_upper: bool,
-    has_lower: bool,
-    upper: u32,
-    lower: u32,
-    // The first column of x.
-    start: u32,
-    pair: u32,
-}
-
-fn locate_gap(id: u32, lane: u32) -> Gap {
-    let slices = (params.pairs + 7u) / 8u;
-    let spans = (params.width + SPAN - 1u) / SPAN;
-    let row = id / slices / spans;
-    let image = row / (params.height + 1u);
-    let i = row - image * (params.height + 1u);
-    let top = image * params.height;
-    let pair = id % slices * 8u + lane;
-    let lower = 2u * (top + i) * params.goal_width;
-    return Gap(
-        row < params.rows && pair < params.pairs,
-        (top + max(i, 1u) - 1u) * params.width,
-        (top + min(i, params.height - 1u)) * params.width,
-        (i > 0u),
-        (i < params.height),
-        lower - params.goal_width,
-        lower,
-        id / slices % spans * SPAN,
-        pair,
-    );
-}
-
 // Columns start - 1 to start + SPAN of x, blended for the upper and the lower row of y.
 alias Columns = array<vec2<f32>, SPAN + 2u>;
 
@@ -70,8 +32,8 @@ fn blend_columns(gap: Gap) -> Blended {
     var v: Blended;
     for (var k = 0u; k < SPAN + 2u; k++) {
         let column = min(max(gap.start + k, 1u) - 1u, params.width - 1u);
-        let above = floats(x[(gap.above + column) * params.pairs + gap.pair]);
-        let below = floats(x[(gap.below + column) * params.pairs + gap.pair]);
+        let above = floats(x[(gap.above + column) * params.pairs + gap.place]);
+        let below = floats(x[(gap.below + column) * params.pairs + gap.place]);
         v.upper[k] = 0.75 * above + 0.25 * below;
         v.lower[k] = 0.75 * below + 0.25 * above;
     }
@@ -86,7 +48,7 @@ fn double(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
-    let gap = locate_gap(group.x + group.y * groups.x, lane);
+    let gap = locate_gap(group.x + group.y * groups.x, lane, 8u, params.pairs);
     if !gap.exists {
         return;
     }
@@ -102,7 +64,7 @@ fn double(
 fn store_row(gap: Gap, row: u32, v: Columns) {
     for (var k = 0u; k < SPAN; k++) {
         if gap.start + k < params.width {
-            let at = (row + 2u * (gap.start + k)) * params.pairs + gap.pair;
+            let at = (row + 2u * (gap.start + k)) * params.pairs + gap.place;
             y[at] = pair_of(0.25 * v[k] + 0.75 * v[k + 1u]);
             y[at + params.pairs] = pair_of(0.75 * v[k + 1u] + 0.25 * v[k + 2u]);
         }
@@ -117,7 +79,7 @@ fn double_add(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
-    let gap = locate_gap(group.x + group.y * groups.x, lane);
+    let gap = locate_gap(group.x + group.y * groups.x, lane, 8u, params.pairs);
     if !gap.exists {
         return;
     }
@@ -133,7 +95,7 @@ fn double_add(
 fn add_row(gap: Gap, row: u32, v: Columns) {
     for (var k = 0u; k < SPAN; k++) {
         if gap.start + k < params.width {
-            let at = (row + 2u * (gap.start + k)) * params.pairs + gap.pair;
+            let at = (row + 2u * (gap.start + k)) * params.pairs + gap.place;
             let next = at + params.pairs;
             y[at] = pair_of(floats(other[at]) + (0.25 * v[k] + 0.75 * v[k + 1u]));
             y[next] = pair_of(floats(other[next]) + (0.75 * v[k + 1u] + 0.25 * v[k + 2u]));
@@ -153,27 +115,19 @@ fn double_backward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
-    let id = group.x + group.y * groups.x;
-    let slices = (params.pairs + 7u) / 8u;
-    let wide = (params.width + BLOCK_COLUMNS - 1u) / BLOCK_COLUMNS;
-    let high = (params.height + BLOCK_ROWS - 1u) / BLOCK_ROWS;
-    let block = id / slices / wide;
-    let image = block / high;
-    let i = (block - image * high) * BLOCK_ROWS;
-    let j = id / slices % wide * BLOCK_COLUMNS;
-    let pair = id % slices * 8u + lane;
-    if block >= params.rows || pair >= params.pairs {
+    let block = locate_block(group.x + group.y * groups.x, lane, 8u, params.pairs);
+    if !block.exists {
         return;
     }
     // Of each column around the block, already added up along it.
     var sums: array<array<vec2<f32>, BLOCK_ROWS>, 2u * BLOCK_COLUMNS + 2u>;
     for (var d = 0u; d < 2u * BLOCK_COLUMNS + 2u; d++) {
-        let column = min(max(2u * j + d, 1u) - 1u, params.goal_width - 1u);
+        let column = min(max(2u * block.column + d, 1u) - 1u, params.goal_width - 1u);
         var v: array<vec2<f32>, 2u * BLOCK_ROWS + 2u>;
         for (var r = 0u; r < 2u * BLOCK_ROWS + 2u; r++) {
-            let row = min(max(2u * i + r, 1u) - 1u, params.goal_height - 1u);
-            let at = (image * params.goal_height + row) * params.goal_width + column;
-            v[r] = floats(dy[at * params.pairs + pair]);
+            let row = min(max(2u * block.row + r, 1u) - 1u, params.goal_height - 1u);
+            let at = (block.image * params.goal_height + row) * params.goal_width + column;
+            v[r] = floats(dy[at * params.pairs + block.place]);
         }
         for (var r = 0u; r < BLOCK_ROWS; r++) {
             sums[d][r] = 0.25 * (v[2u * r] + v[2u * r + 3u]) + 0.75 * (v[2u * r + 1u] + v[2u * r + 2u]);
@@ -181,11 +135,11 @@ fn double_backward(
     }
     for (var r = 0u; r < BLOCK_ROWS; r++) {
         for (var k = 0u; k < BLOCK_COLUMNS; k++) {
-            if i + r < params.height && j + k < params.width {
-                let at = (image * params.height + i + r) * params.width + j + k;
+            if block.row + r < params.height && block.column + k < params.width {
+                let at = (block.image * params.height + block.row + r) * params.width + block.column + k;
                 let outer = sums[2u * k][r] + sums[2u * k + 3u][r];
                 let inner = sums[2u * k + 1u][r] + sums[2u * k + 2u][r];
-                dx[at * params.pairs + pair] = pair_of(0.25 * outer + 0.75 * inner);
+                dx[at * params.pairs + block.place] = pair_of(0.25 * outer + 0.75 * inner);
             }
         }
     }

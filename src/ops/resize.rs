@@ -6,10 +6,20 @@ use crate::{Tape, Tensor};
 
 /// Without and with `align_corners`.
 const SOURCES: [&[Source]; 2] = [
-    &[source!("resize"), source!("lib/bilinear"), source!("lib/bilinear_centres")],
-    &[source!("resize"), source!("lib/bilinear"), source!("lib/bilinear_corners")],
+    &[
+        source!("resize"),
+        source!("lib/doubled"),
+        source!("lib/bilinear"),
+        source!("lib/bilinear_centres"),
+    ],
+    &[
+        source!("resize"),
+        source!("lib/doubled"),
+        source!("lib/bilinear"),
+        source!("lib/bilinear_corners"),
+    ],
 ];
-const LANES: &[Source] = &[source!("resize_lanes"), source!("lib/lanes")];
+const LANES: &[Source] = &[source!("resize_lanes"), source!("lib/doubled"), source!("lib/lanes")];
 
 static FORWARD: [Kernel; 2] = kernels("forward", &["x", "y"]);
 static FORWARD_ADD: [Kernel; 2] = kernels("forward_add", &["x", "other", "y"]);
